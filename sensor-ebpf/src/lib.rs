@@ -1,0 +1,257 @@
+//! The wire records: what the kernel programs write into the ring buffer and the daemon reads out of it.
+//!
+//! In: nothing; these are types. Out: one [`Header`], one body per [`Kind`], then a table of [`Part`]s and their bytes.
+//! A record never holds a kernel pointer that means something outside, and never padding the kernel did not write.
+//!
+//! ```text
+//! Header (64) | body (fixed per kind, multiple of 8) | parts x Part (8) | bytes of the parts in table order, each padded to 8
+//! ```
+//! All little-endian, 8-byte aligned. Offsets of parts are implied by order, so ranges can not overlap.
+#![cfg_attr(target_arch = "bpf", no_std)]
+
+#[cfg(not(target_arch = "bpf"))]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Layout version; a mismatch between object and daemon is a start-up error.
+pub const ABI: u16 = 1;
+
+/// Longest argument area captured, in bytes; the true length is in [`ExecBody::args_len`].
+pub const ARGS_LEN_MAX: usize = 32 * 1024;
+/// Longest path captured, in bytes, terminating NUL excluded.
+pub const PATH_LEN_MAX: usize = 4096;
+/// Largest whole record, in bytes.
+pub const RECORD_LEN_MAX: usize = 64 * 1024;
+
+/// What a record reports ([`Header::kind`]). Numbers are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u16)]
+pub enum Kind {
+    Fork = 1,
+    Exec = 2,
+    Exit = 3,
+    FileCreate = 4,
+    Connect = 5,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 5] = [
+        Kind::Fork,
+        Kind::Exec,
+        Kind::Exit,
+        Kind::FileCreate,
+        Kind::Connect,
+    ];
+    /// One more than the largest number: the length of per-kind tables.
+    pub const SLOTS: usize = 16;
+}
+
+/// What a [`Part`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u16)]
+pub enum PartKind {
+    /// The path as passed to execve, not resolved.
+    Filename = 1,
+    /// The resolved path of the executable, as the process's root sees it.
+    Executable = 2,
+    /// `linux_binprm.interp`, when it differs from the filename.
+    Interpreter = 3,
+    WorkingDirectory = 4,
+    /// The argument area: arguments separated (and ended) by NUL.
+    Arguments = 5,
+    /// `task_struct.comm`.
+    Comm = 6,
+    /// The path of the file acted on.
+    Path = 7,
+}
+
+/// Bits of [`Header::flags`].
+pub mod record_flag {
+    /// Some part was cut at its bound.
+    pub const TRUNCATED: u32 = 1 << 0;
+    /// A read of kernel or user memory failed; the part or field is empty.
+    pub const READ_FAULT: u32 = 1 << 1;
+    /// Only the header could be sent.
+    pub const DEGRADED: u32 = 1 << 2;
+    /// The path leaves the process's root or a detached mount.
+    pub const PATH_UNREACHABLE: u32 = 1 << 3;
+    /// The file was created but its open was denied.
+    pub const OPEN_DENIED: u32 = 1 << 4;
+    /// The task is a kernel thread.
+    pub const KTHREAD: u32 = 1 << 5;
+    /// The executable has no name in any directory any more.
+    pub const EXE_DELETED: u32 = 1 << 6;
+}
+
+/// First 64 bytes of every record.
+///
+/// `tgid` and `start_ns` are the process key. For [`Kind::Fork`] every field describes the child.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct Header {
+    pub abi: u16,
+    pub kind: u16,
+    /// Whole record in bytes, a multiple of 8.
+    pub len: u32,
+    /// Time of the hook, boot clock, nanoseconds.
+    pub boot_ns: u64,
+    /// `start_boottime` of the thread group leader, nanoseconds.
+    pub start_ns: u64,
+    pub tgid: u32,
+    pub tid: u32,
+    pub cgroup_id: u64,
+    /// Inode number of the mount namespace.
+    pub mntns: u32,
+    /// See [`record_flag`].
+    pub flags: u32,
+    /// Effective uid at the hook, initial user namespace.
+    pub uid: u32,
+    pub cpu: u16,
+    /// Entries in the part table.
+    pub parts: u16,
+    /// Effective gid at the hook.
+    pub gid: u32,
+    pub reserved: u32,
+}
+
+/// Body of [`Kind::Fork`].
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ForkBody {
+    pub parent_start_ns: u64,
+    pub parent_tgid: u32,
+    /// tgid of the child in its own pid namespace.
+    pub ns_tgid: u32,
+    pub pgid: u32,
+    pub sid: u32,
+}
+
+/// Body of [`Kind::Exec`]. Parts: filename, executable, interpreter (if different), working directory, comm, arguments.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ExecBody {
+    pub parent_start_ns: u64,
+    pub parent_tgid: u32,
+    pub ns_tgid: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub suid: u32,
+    pub sgid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    pub fsuid: u32,
+    pub fsgid: u32,
+    pub pgid: u32,
+    pub sid: u32,
+    /// `(major << 20) | minor` of the controlling terminal, 0 for none.
+    pub tty: u32,
+    /// tid that called exec; differs from the tgid when a non-leader thread did.
+    pub old_tid: u32,
+    pub exe_inode: u64,
+    pub exe_dev: u32,
+    pub exe_mode: u32,
+    /// True length of the argument area in bytes, captured or not.
+    pub args_len: u32,
+    /// True number of arguments (`linux_binprm.argc`).
+    pub args_count: u32,
+    pub cap_effective: u64,
+    pub cap_permitted: u64,
+    /// Non-zero when the exec gained privilege.
+    pub secureexec: u32,
+    pub reserved: u32,
+}
+
+/// Body of [`Kind::Exit`].
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ExitBody {
+    /// Raw wait status: exit code in bits 8 to 15, fatal signal in bits 0 to 6.
+    pub status: u32,
+    pub reserved: u32,
+}
+
+/// Body of [`Kind::FileCreate`]. Parts: path.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct FileBody {
+    pub inode: u64,
+    pub dev: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// `file.f_flags`.
+    pub open_flags: u32,
+    pub reserved: u32,
+}
+
+/// Body of [`Kind::Connect`]. No parts.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ConnectBody {
+    /// `AF_INET` (2) or `AF_INET6` (10).
+    pub family: u16,
+    /// Host byte order; 0 when not chosen yet.
+    pub local_port: u16,
+    /// Host byte order.
+    pub remote_port: u16,
+    /// IP protocol number.
+    pub protocol: u16,
+    /// Network byte order; IPv4 in the first four bytes.
+    pub local: [u8; 16],
+    pub remote: [u8; 16],
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    pub reserved: u32,
+    /// Identifies the socket while it lives.
+    pub socket: u64,
+}
+
+/// One entry of the part table.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct Part {
+    /// See [`PartKind`].
+    pub kind: u16,
+    /// Bit 0: cut at its bound. Bit 1: read fault.
+    pub flags: u16,
+    /// Bytes captured, padding excluded.
+    pub len: u16,
+    pub reserved: u16,
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 64);
+    assert!(size_of::<ForkBody>() == 24);
+    assert!(size_of::<ExecBody>() == 112);
+    assert!(size_of::<ExitBody>() == 8);
+    assert!(size_of::<FileBody>() == 32);
+    assert!(size_of::<ConnectBody>() == 56);
+    assert!(size_of::<Part>() == 8);
+};

@@ -1,0 +1,11 @@
+//! `sensor`: kernel records in, alerts out. The modules stand in the order data flows.
+//!
+//! ```text
+//! kernel -> decode -> enrich -> engine -> alert -> output        rules/ -> rule -> eql -> engine
+//!      bytes    Record    Event     Match    Alert
+//! ```
+#![forbid(unsafe_code)]
+
+pub mod decode;
+pub mod eql;
+pub mod event;
