@@ -3,11 +3,23 @@
 //! In: nothing; these are types. Out: [`Value`], [`Values`], [`FieldId`] and the [`Fields`] trait that every kind of event
 //! implements (the sensor's own typed events, events read from JSON lines). Must never import another stage.
 
+pub mod file;
+pub mod network;
+pub mod process;
+pub mod schema;
+mod table;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Number of a field path. Below the length of [`schema::FIELDS`](crate::event) it is a row of that table; above, a path
-/// that only foreign data knows, numbered by [`FieldTable`].
+pub use file::File;
+pub use network::Network;
+pub use process::{Account, Credentials, Facts, Image, Leader, Lineage, Process};
+pub use schema::{FIELDS, FieldRow, FieldType};
+pub use table::FieldTable;
+
+/// Number of a field path. In [`FieldTable::sensor`], below the length of [`FIELDS`], it is a row of that table; above, a
+/// path that only foreign data knows, numbered by [`FieldTable`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FieldId(pub u16);
 
@@ -97,4 +109,291 @@ pub trait Fields {
     fn time_ns(&self) -> i64;
     /// Values of a field; [`Values::Missing`] when the event does not carry it.
     fn values(&self, field: FieldId) -> Values<'_>;
+}
+
+impl<T: Fields + ?Sized> Fields for Arc<T> {
+    #[inline]
+    fn time_ns(&self) -> i64 {
+        (**self).time_ns()
+    }
+
+    #[inline]
+    fn values(&self, field: FieldId) -> Values<'_> {
+        (**self).values(field)
+    }
+}
+
+/// What an event of the sensor reports. Each has one `event.action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Kind {
+    Fork,
+    Exec,
+    End,
+    /// A process found by the start-up scan.
+    AlreadyRunning,
+    Creation,
+    ConnectionAttempted,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 6] = [
+        Kind::Fork,
+        Kind::Exec,
+        Kind::End,
+        Kind::AlreadyRunning,
+        Kind::Creation,
+        Kind::ConnectionAttempted,
+    ];
+
+    /// `event.action`.
+    #[must_use]
+    pub fn action(self) -> &'static str {
+        match self {
+            Kind::Fork => "fork",
+            Kind::Exec => "exec",
+            Kind::End => "end",
+            Kind::AlreadyRunning => "already_running",
+            Kind::Creation => "creation",
+            Kind::ConnectionAttempted => "connection_attempted",
+        }
+    }
+
+    /// `event.category`.
+    #[must_use]
+    pub fn categories(self) -> &'static [&'static str] {
+        match self {
+            Kind::Fork | Kind::Exec | Kind::End | Kind::AlreadyRunning => &["process"],
+            Kind::Creation => &["file"],
+            Kind::ConnectionAttempted => &["network"],
+        }
+    }
+
+    /// `event.type`.
+    #[must_use]
+    pub fn types(self) -> &'static [&'static str] {
+        match self {
+            Kind::Fork | Kind::Exec | Kind::ConnectionAttempted => &["start"],
+            Kind::End => &["end"],
+            Kind::AlreadyRunning => &["info"],
+            Kind::Creation => &["creation"],
+        }
+    }
+
+    /// `data_stream.dataset`.
+    #[must_use]
+    pub fn dataset(self) -> &'static str {
+        match self {
+            Kind::Fork | Kind::Exec | Kind::End | Kind::AlreadyRunning => "endpoint.events.process",
+            Kind::Creation => "endpoint.events.file",
+            Kind::ConnectionAttempted => "endpoint.events.network",
+        }
+    }
+}
+
+/// A set of [`Kind`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds(u16);
+
+impl Kinds {
+    pub const ALL: Kinds = Kinds(u16::MAX);
+    pub const NONE: Kinds = Kinds(0);
+    pub const PROCESS: Kinds = Kinds::NONE
+        .with(Kind::Fork)
+        .with(Kind::Exec)
+        .with(Kind::End)
+        .with(Kind::AlreadyRunning);
+    pub const FILE: Kinds = Kinds::NONE.with(Kind::Creation);
+    pub const NETWORK: Kinds = Kinds::NONE.with(Kind::ConnectionAttempted);
+
+    #[must_use]
+    pub const fn with(self, kind: Kind) -> Kinds {
+        Kinds(self.0 | 1 << kind as u8)
+    }
+
+    #[must_use]
+    #[inline]
+    pub const fn contains(self, kind: Kind) -> bool {
+        self.0 & (1 << kind as u8) != 0
+    }
+
+    pub fn iter(self) -> impl Iterator<Item = Kind> {
+        Kind::ALL.into_iter().filter(move |k| self.contains(*k))
+    }
+}
+
+/// Facts about this host and this sensor that every event carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Host {
+    /// `host.id`: the machine id.
+    pub id: Arc<str>,
+    pub name: Arc<str>,
+    /// `host.architecture`, for example `x86_64`.
+    pub architecture: Arc<str>,
+    /// `host.os.kernel`: the running kernel's release.
+    pub kernel: Arc<str>,
+    /// `agent.id`: stays the same over restarts.
+    pub agent_id: Arc<str>,
+    /// Tells one boot from another; part of every process's entity id.
+    pub boot_id: Arc<str>,
+}
+
+/// What the process acted on.
+#[derive(Debug)]
+pub enum Target {
+    /// The process itself.
+    Process,
+    /// The process ended.
+    Exit(Exit),
+    File(File),
+    Network(Network),
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exit {
+    /// 0 to 255; also set (to 0) when a signal ended the process.
+    pub code: u8,
+    /// The fatal signal's number.
+    pub signal: Option<u8>,
+}
+
+/// One event of the sensor, typed. Share it as `Arc<Event>`.
+#[derive(Debug)]
+pub struct Event {
+    pub kind: Kind,
+    /// Position in this run's stream, from 1.
+    pub sequence: u64,
+    /// Boot clock, nanoseconds: orders events and drives `maxspan`.
+    pub boot_ns: u64,
+    /// Unix time, nanoseconds: only ever printed or compared with dates.
+    pub wall_ns: i64,
+    pub host: Arc<Host>,
+    pub process: Arc<Process>,
+    /// Effective user and group at the time of the event.
+    pub user: Account,
+    pub group: Account,
+    pub target: Target,
+}
+
+impl Event {
+    /// Unix time of a moment on the boot clock, by the offset this event was stamped with.
+    #[must_use]
+    pub fn wall_of(&self, boot_ns: u64) -> i64 {
+        let then = i64::try_from(boot_ns).unwrap_or(i64::MAX);
+        self.wall_ns
+            .saturating_sub(self.time_ns())
+            .saturating_add(then)
+    }
+
+    #[must_use]
+    pub fn file(&self) -> Option<&File> {
+        match &self.target {
+            Target::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn network(&self) -> Option<&Network> {
+        match &self.target {
+            Target::Network(network) => Some(network),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn exit(&self) -> Option<Exit> {
+        match self.target {
+            Target::Exit(exit) => Some(exit),
+            _ => None,
+        }
+    }
+}
+
+impl Fields for Event {
+    #[inline]
+    fn time_ns(&self) -> i64 {
+        i64::try_from(self.boot_ns).unwrap_or(i64::MAX)
+    }
+
+    #[inline]
+    fn values(&self, field: FieldId) -> Values<'_> {
+        match FIELDS.get(usize::from(field.0)) {
+            Some(row) if row.kinds.contains(self.kind) => (row.get)(self),
+            _ => Values::Missing,
+        }
+    }
+}
+
+/// A short number as text, kept inline: ids are strings in ECS, and events must not allocate for them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Digits {
+    len: u8,
+    bytes: [u8; 20],
+}
+
+impl Digits {
+    #[must_use]
+    pub fn decimal(number: u64) -> Digits {
+        Digits::in_base(number, 10)
+    }
+
+    /// Octal, padded with zeros to four digits: a file mode.
+    #[must_use]
+    pub fn mode(mode: u32) -> Digits {
+        let mut digits = Digits::in_base(0o10000 | u64::from(mode & 0o7777), 8);
+        digits.bytes.copy_within(1.., 0);
+        digits.len = 4;
+        digits
+    }
+
+    fn in_base(mut number: u64, base: u64) -> Digits {
+        let mut reversed = [0_u8; 20];
+        let mut len = 0_u8;
+        for slot in &mut reversed {
+            *slot = b'0' + u8::try_from(number % base).unwrap_or(0);
+            len += 1;
+            number /= base;
+            if number == 0 {
+                break;
+            }
+        }
+        let mut bytes = [0_u8; 20];
+        let used = reversed.iter().take(usize::from(len));
+        for (to, from) in bytes.iter_mut().zip(used.rev()) {
+            *to = *from;
+        }
+        Digits { len, bytes }
+    }
+
+    #[must_use]
+    #[inline]
+    pub fn as_str(&self) -> &str {
+        self.bytes
+            .get(..usize::from(self.len))
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for Digits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits_are_the_number() {
+        for number in [0, 7, 10, 1000, u64::from(u32::MAX), u64::MAX] {
+            assert_eq!(Digits::decimal(number).as_str(), number.to_string());
+        }
+        assert_eq!(Digits::mode(0o100_644).as_str(), "0644");
+        assert_eq!(Digits::mode(0o104_755).as_str(), "4755");
+        assert_eq!(Digits::mode(0).as_str(), "0000");
+    }
 }

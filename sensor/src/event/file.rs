@@ -1,0 +1,109 @@
+//! The file of a file event.
+//!
+//! In: a path and what the inode says. Out: name, directory and extension as slices of that path. It never touches the
+//! file system: the file may be gone by now.
+
+use super::{Account, Digits};
+
+/// A file an event is about.
+#[derive(Debug)]
+pub struct File {
+    path: Box<str>,
+    /// Where the last component starts.
+    name_at: usize,
+    pub inode: Digits,
+    /// `st_mode` bits, type included.
+    pub mode: u32,
+    /// Permission bits in octal.
+    pub mode_text: Digits,
+    pub owner: Account,
+    pub group: Account,
+}
+
+impl File {
+    #[must_use]
+    pub fn new(path: Box<str>, inode: u64, mode: u32, owner: Account, group: Account) -> File {
+        let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
+        File {
+            path,
+            name_at,
+            inode: Digits::decimal(inode),
+            mode,
+            mode_text: Digits::mode(mode),
+            owner,
+            group,
+        }
+    }
+
+    /// `file.path`; `None` when it could not be read.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        Some(&*self.path).filter(|path| !path.is_empty())
+    }
+
+    /// `file.name`: the last component.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.path
+            .get(self.name_at..)
+            .filter(|name| !name.is_empty())
+    }
+
+    /// `file.directory`: the path without its last component.
+    #[must_use]
+    pub fn directory(&self) -> Option<&str> {
+        match self.name_at {
+            0 => None,
+            1 => Some("/"),
+            at => self.path.get(..at - 1),
+        }
+    }
+
+    /// `file.extension`: what follows the last dot of the name.
+    #[must_use]
+    pub fn extension(&self) -> Option<&str> {
+        let (_, extension) = self.name()?.rsplit_once('.')?;
+        Some(extension).filter(|extension| !extension.is_empty())
+    }
+
+    /// `file.type`, from the mode.
+    #[must_use]
+    pub fn file_type(&self) -> Option<&'static str> {
+        match self.mode & 0o170_000 {
+            0o100_000 => Some("file"),
+            0o040_000 => Some("dir"),
+            0o120_000 => Some("symlink"),
+            0o010_000 => Some("fifo"),
+            0o140_000 => Some("socket"),
+            0o060_000 | 0o020_000 => Some("device"),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(path: &str, name: Option<&str>, directory: Option<&str>, extension: Option<&str>) {
+        let root = Account::new(0, None);
+        let file = File::new(path.into(), 7, 0o100_644, root.clone(), root);
+        assert_eq!(file.name(), name, "{path}");
+        assert_eq!(file.directory(), directory, "{path}");
+        assert_eq!(file.extension(), extension, "{path}");
+        assert_eq!(file.path(), Some(path).filter(|p| !p.is_empty()));
+        assert_eq!(file.file_type(), Some("file"));
+    }
+
+    #[test]
+    fn parts_of_a_path() {
+        check("/tmp/w/rev", Some("rev"), Some("/tmp/w"), None);
+        check("/a.tar.gz", Some("a.tar.gz"), Some("/"), Some("gz"));
+        check("/d.d/x", Some("x"), Some("/d.d"), None);
+        check("/x/.bashrc", Some(".bashrc"), Some("/x"), Some("bashrc"));
+        check("/x/dot.", Some("dot."), Some("/x"), None);
+        check("memfd:a b", Some("memfd:a b"), None, None);
+        check("/tmp/é.ü", Some("é.ü"), Some("/tmp"), Some("ü"));
+        check("", None, None, None);
+    }
+}

@@ -1,0 +1,336 @@
+//! Every field an event of this sensor can carry: one row each, sorted by path.
+//!
+//! In: a typed [`Event`]. Out: values of a field by its row, and what rules, checker and documentation need to know of it.
+//! A getter never allocates and never looks outside the event.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::process::{Facts, Image, Leader};
+use super::{Account, Event, File, Kind, Kinds, Network, Value, Values};
+
+/// Declared type of a field. Ids of users, groups and inodes are keywords, as in ECS; rules may still compare them with
+/// numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FieldType {
+    Keyword,
+    Number,
+    Boolean,
+    Ip,
+    Date,
+}
+
+impl FieldType {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            FieldType::Keyword => "keyword",
+            FieldType::Number => "number",
+            FieldType::Boolean => "boolean",
+            FieldType::Ip => "ip",
+            FieldType::Date => "date",
+        }
+    }
+}
+
+/// One field.
+#[derive(Debug)]
+pub struct FieldRow {
+    /// ECS name, dotted.
+    pub path: &'static str,
+    pub ty: FieldType,
+    /// Event kinds that carry it; on others it is missing.
+    pub kinds: Kinds,
+    /// How it is obtained, in one clause.
+    pub how: &'static str,
+    /// Documents show it as an array, even of one.
+    pub array: bool,
+    /// Documents show the first value only; all of them stand under this path.
+    pub all_values: Option<&'static str>,
+    /// Values on an event of one of `kinds`.
+    pub get: fn(&Event) -> Values<'_>,
+}
+
+/// Row of a path.
+#[must_use]
+pub fn position(path: &str) -> Option<usize> {
+    FIELDS.binary_search_by(|row| row.path.cmp(path)).ok()
+}
+
+/// Row of a path.
+#[must_use]
+pub fn field(path: &str) -> Option<&'static FieldRow> {
+    FIELDS.get(position(path)?)
+}
+
+const END: Kinds = Kinds::NONE.with(Kind::End);
+
+const fn row(
+    path: &'static str,
+    ty: FieldType,
+    kinds: Kinds,
+    how: &'static str,
+    get: fn(&Event) -> Values<'_>,
+) -> FieldRow {
+    FieldRow {
+        path,
+        ty,
+        kinds,
+        how,
+        array: false,
+        all_values: None,
+        get,
+    }
+}
+
+impl FieldRow {
+    const fn array(mut self) -> FieldRow {
+        self.array = true;
+        self
+    }
+
+    const fn all_in(mut self, path: &'static str) -> FieldRow {
+        self.all_values = Some(path);
+        self
+    }
+}
+
+/// The schema, sorted by path (bytewise).
+#[rustfmt::skip] // one line a field, to be read as a table
+pub static FIELDS: &[FieldRow] = &[
+    row("@timestamp", FieldType::Date, Kinds::ALL, "time of the kernel hook on the boot clock, shown as wall time", |e| Values::One(Value::Date(e.wall_ns))),
+    row("agent.id", FieldType::Keyword, Kinds::ALL, "made once and kept in the state directory", |e| text(&e.host.agent_id)),
+    row("data_stream.dataset", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.dataset())),
+    row("destination.address", FieldType::Keyword, Kinds::NETWORK, "`destination.ip` as text", |e| maybe(network(e).and_then(|n| n.destination.address()))),
+    row("destination.ip", FieldType::Ip, Kinds::NETWORK, "remote address of the socket; absent while the kernel has not chosen it", |e| ip(network(e).and_then(|n| n.destination.ip))),
+    row("destination.port", FieldType::Number, Kinds::NETWORK, "remote port of the socket; absent while the kernel has not chosen it", |e| number(network(e).and_then(|n| n.destination.port))),
+    row("event.action", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.action())),
+    row("event.category", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| Values::Static(e.kind.categories())).array(),
+    row("event.dataset", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.dataset())),
+    row("event.kind", FieldType::Keyword, Kinds::ALL, "constant `event`", |_| fixed("event")),
+    row("event.module", FieldType::Keyword, Kinds::ALL, "constant `endpoint`, as public rules expect", |_| fixed("endpoint")),
+    row("event.outcome", FieldType::Keyword, Kinds::ALL, "constant `success`: only acts that succeeded are reported", |_| fixed("success")),
+    row("event.sequence", FieldType::Number, Kinds::ALL, "position in this run of the sensor, from 1", |e| int(e.sequence)),
+    row("event.type", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| Values::Static(e.kind.types())).array(),
+    row("file.directory", FieldType::Keyword, Kinds::FILE, "`file.path` without its last component", |e| maybe(file(e).and_then(File::directory))),
+    row("file.extension", FieldType::Keyword, Kinds::FILE, "what follows the last dot of `file.name`; absent without a dot", |e| maybe(file(e).and_then(File::extension))),
+    row("file.gid", FieldType::Keyword, Kinds::FILE, "group of the inode", |e| maybe(file(e).map(|f| f.group.id.as_str()))),
+    row("file.group", FieldType::Keyword, Kinds::FILE, "name of `file.gid` in the group file", |e| maybe(file(e).and_then(|f| f.group.name.as_deref()))),
+    row("file.inode", FieldType::Keyword, Kinds::FILE, "number of the inode", |e| maybe(file(e).map(|f| f.inode.as_str()))),
+    row("file.mode", FieldType::Keyword, Kinds::FILE, "permission bits of the inode, four octal digits", |e| maybe(file(e).map(|f| f.mode_text.as_str()))),
+    row("file.name", FieldType::Keyword, Kinds::FILE, "last component of `file.path`", |e| maybe(file(e).and_then(File::name))),
+    row("file.owner", FieldType::Keyword, Kinds::FILE, "name of `file.uid` in the password file", |e| maybe(file(e).and_then(|f| f.owner.name.as_deref()))),
+    row("file.path", FieldType::Keyword, Kinds::FILE, "path of the opened file as the acting process sees it", |e| maybe(file(e).and_then(File::path))),
+    row("file.type", FieldType::Keyword, Kinds::FILE, "type bits of the inode mode", |e| maybe(file(e).and_then(File::file_type))),
+    row("file.uid", FieldType::Keyword, Kinds::FILE, "owner of the inode", |e| maybe(file(e).map(|f| f.owner.id.as_str()))),
+    row("group.Ext.real.id", FieldType::Keyword, Kinds::ALL, "real gid of the process", |e| account_id(facts(e).credentials.real_group.as_ref())),
+    row("group.Ext.real.name", FieldType::Keyword, Kinds::ALL, "name of `group.Ext.real.id` in the group file", |e| account_name(facts(e).credentials.real_group.as_ref())),
+    row("group.id", FieldType::Keyword, Kinds::ALL, "effective gid at the hook", |e| account_id(Some(&e.group))),
+    row("group.name", FieldType::Keyword, Kinds::ALL, "name of `group.id` in the group file", |e| account_name(Some(&e.group))),
+    row("host.architecture", FieldType::Keyword, Kinds::ALL, "machine name of the running kernel", |e| text(&e.host.architecture)),
+    row("host.id", FieldType::Keyword, Kinds::ALL, "machine id", |e| text(&e.host.id)),
+    row("host.name", FieldType::Keyword, Kinds::ALL, "node name of the running kernel", |e| text(&e.host.name)),
+    row("host.os.kernel", FieldType::Keyword, Kinds::ALL, "release of the running kernel", |e| text(&e.host.kernel)),
+    row("host.os.type", FieldType::Keyword, Kinds::ALL, "constant `linux`", |_| fixed("linux")),
+    row("network.direction", FieldType::Keyword, Kinds::NETWORK, "`egress` for a connect", |e| maybe(network(e).map(|n| n.direction.name()))),
+    row("network.transport", FieldType::Keyword, Kinds::NETWORK, "protocol of the socket", |e| maybe(network(e).and_then(|n| n.transport.name()))),
+    row("network.type", FieldType::Keyword, Kinds::NETWORK, "version of the addresses: `ipv4` or `ipv6`", |e| maybe(network(e).and_then(Network::ip_version))),
+    row("process.Ext.ancestry", FieldType::Keyword, Kinds::PROCESS, "entity ids of the ancestors, nearest first, at most 32, from the process table", |e| strs(Some(e.process.lineage.entity_ids()))).array(),
+    row("process.Ext.executables", FieldType::Keyword, Kinds::ALL, "every value of `process.executable`", |e| strs(Some(&image(e).executables))).array(),
+    row("process.Ext.exit_signal", FieldType::Number, END, "signal that ended the process; absent when it exited by itself", |e| number(e.exit().and_then(|x| x.signal))),
+    row("process.Ext.names", FieldType::Keyword, Kinds::ALL, "every value of `process.name`", |e| strs(Some(&image(e).names))).array(),
+    row("process.args", FieldType::Keyword, Kinds::PROCESS, "argument area of the process at exec, split at NUL; an interpreter comes first", |e| strs(Some(&image(e).args))).array(),
+    row("process.args_count", FieldType::Number, Kinds::PROCESS, "true number of arguments, also when they were cut", |e| number(image(e).args_count)),
+    row("process.command_line", FieldType::Keyword, Kinds::PROCESS, "`process.args` joined by one space", |e| maybe(image(e).command_line())),
+    row("process.end", FieldType::Date, END, "time of the hook", |e| Values::One(Value::Date(e.wall_ns))),
+    row("process.entity_id", FieldType::Keyword, Kinds::ALL, "hash of host, boot, pid and start time", |e| text(&facts(e).entity_id)),
+    row("process.executable", FieldType::Keyword, Kinds::ALL, "resolved path of the executable, then the path of the script it runs", |e| strs(Some(&image(e).executables))).all_in("process.Ext.executables"),
+    row("process.exit_code", FieldType::Number, END, "exit code; 0 when a signal ended the process", |e| number(e.exit().map(|x| x.code))),
+    row("process.group.id", FieldType::Keyword, Kinds::ALL, "effective gid at the hook", |e| account_id(Some(&e.group))),
+    row("process.group.name", FieldType::Keyword, Kinds::ALL, "name of `process.group.id` in the group file", |e| account_name(Some(&e.group))),
+    row("process.group_leader.Ext.executables", FieldType::Keyword, Kinds::PROCESS, "every value of `process.group_leader.executable`", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.executables))).array(),
+    row("process.group_leader.Ext.names", FieldType::Keyword, Kinds::PROCESS, "every value of `process.group_leader.name`", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.names))).array(),
+    row("process.group_leader.entity_id", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| { maybe(e.process.group_leader.as_ref().and_then(|l| l.entity_id.as_deref())) }),
+    row("process.group_leader.executable", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.executables))).all_in("process.group_leader.Ext.executables"),
+    row("process.group_leader.name", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.names))).all_in("process.group_leader.Ext.names"),
+    row("process.group_leader.pid", FieldType::Number, Kinds::PROCESS, "process group leader's pid, from the fork and exec records", |e| number(e.process.group_leader.as_ref().map(|l| l.pid))),
+    row("process.interactive", FieldType::Boolean, Kinds::PROCESS, "the process has a controlling terminal", |e| boolean(facts(e).interactive())),
+    row("process.name", FieldType::Keyword, Kinds::ALL, "name the program was invoked by, then the name of the resolved executable if different", |e| strs(Some(&image(e).names))).all_in("process.Ext.names"),
+    row("process.parent.Ext.executables", FieldType::Keyword, Kinds::ALL, "every value of `process.parent.executable`", |e| strs(parent_image(e).map(|i| &*i.executables))).array(),
+    row("process.parent.Ext.names", FieldType::Keyword, Kinds::ALL, "every value of `process.parent.name`", |e| strs(parent_image(e).map(|i| &*i.names))).array(),
+    row("process.parent.args", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| strs(parent_image(e).map(|i| &*i.args))).array(),
+    row("process.parent.args_count", FieldType::Number, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| number(parent_image(e).and_then(|i| i.args_count))),
+    row("process.parent.command_line", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| maybe(parent_image(e).and_then(Image::command_line))),
+    row("process.parent.entity_id", FieldType::Keyword, Kinds::ALL, "the parent as it was when it forked, from the process table", |e| maybe(parent(e).map(|p| &*p.entity_id))),
+    row("process.parent.executable", FieldType::Keyword, Kinds::ALL, "the parent as it was when it forked, from the process table", |e| strs(parent_image(e).map(|i| &*i.executables))).all_in("process.parent.Ext.executables"),
+    row("process.parent.group.id", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table: effective gid", |e| account_id(parent(e).map(|p| &p.credentials.group))),
+    row("process.parent.group.name", FieldType::Keyword, Kinds::PROCESS, "name of `process.parent.group.id` in the group file", |e| account_name(parent(e).map(|p| &p.credentials.group))),
+    row("process.parent.interactive", FieldType::Boolean, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| boolean(parent(e).and_then(|p| p.interactive()))),
+    row("process.parent.name", FieldType::Keyword, Kinds::ALL, "the parent as it was when it forked, from the process table", |e| strs(parent_image(e).map(|i| &*i.names))).all_in("process.parent.Ext.names"),
+    row("process.parent.pid", FieldType::Number, Kinds::ALL, "the parent as it was when it forked, from the process table", |e| number(parent(e).map(|p| p.pid))),
+    row("process.parent.real_group.id", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| account_id(parent(e).and_then(|p| p.credentials.real_group.as_ref()))),
+    row("process.parent.real_user.id", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| account_id(parent(e).and_then(|p| p.credentials.real_user.as_ref()))),
+    row("process.parent.start", FieldType::Date, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| parent(e).map_or(Values::Missing, |p| started(e, p.start_ns))),
+    row("process.parent.user.id", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table: effective uid", |e| account_id(parent(e).map(|p| &p.credentials.user))),
+    row("process.parent.user.name", FieldType::Keyword, Kinds::PROCESS, "name of `process.parent.user.id` in the password file", |e| account_name(parent(e).map(|p| &p.credentials.user))),
+    row("process.parent.working_directory", FieldType::Keyword, Kinds::PROCESS, "the parent as it was when it forked, from the process table", |e| maybe(parent_image(e).and_then(|i| i.working_directory.as_deref()))),
+    row("process.pid", FieldType::Number, Kinds::ALL, "thread group id in the initial pid namespace", |e| number(Some(facts(e).pid))),
+    row("process.previous.executable", FieldType::Keyword, Kinds::PROCESS, "executable before the latest exec, from the process table", |e| maybe(e.process.previous_executable.as_deref())),
+    row("process.real_group.id", FieldType::Keyword, Kinds::ALL, "real gid of the process", |e| account_id(facts(e).credentials.real_group.as_ref())),
+    row("process.real_group.name", FieldType::Keyword, Kinds::ALL, "name of `process.real_group.id` in the group file", |e| account_name(facts(e).credentials.real_group.as_ref())),
+    row("process.real_user.id", FieldType::Keyword, Kinds::ALL, "real uid of the process", |e| account_id(facts(e).credentials.real_user.as_ref())),
+    row("process.real_user.name", FieldType::Keyword, Kinds::ALL, "name of `process.real_user.id` in the password file", |e| account_name(facts(e).credentials.real_user.as_ref())),
+    row("process.saved_group.id", FieldType::Keyword, Kinds::PROCESS, "saved gid of the process", |e| account_id(facts(e).credentials.saved_group.as_ref())),
+    row("process.saved_user.id", FieldType::Keyword, Kinds::PROCESS, "saved uid of the process", |e| account_id(facts(e).credentials.saved_user.as_ref())),
+    row("process.session_leader.Ext.executables", FieldType::Keyword, Kinds::PROCESS, "every value of `process.session_leader.executable`", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.executables))).array(),
+    row("process.session_leader.Ext.names", FieldType::Keyword, Kinds::PROCESS, "every value of `process.session_leader.name`", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.names))).array(),
+    row("process.session_leader.entity_id", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| { maybe(e.process.session_leader.as_ref().and_then(|l| l.entity_id.as_deref())) }),
+    row("process.session_leader.executable", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.executables))).all_in("process.session_leader.Ext.executables"),
+    row("process.session_leader.name", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.names))).all_in("process.session_leader.Ext.names"),
+    row("process.session_leader.pid", FieldType::Number, Kinds::PROCESS, "session leader's pid, from the fork and exec records", |e| number(e.process.session_leader.as_ref().map(|l| l.pid))),
+    row("process.start", FieldType::Date, Kinds::PROCESS, "start of the thread group leader", |e| started(e, facts(e).start_ns)),
+    row("process.thread.capabilities.effective", FieldType::Keyword, Kinds::PROCESS, "effective capabilities at exec", |e| capabilities(facts(e).capabilities_effective.as_deref())).array(),
+    row("process.thread.capabilities.permitted", FieldType::Keyword, Kinds::PROCESS, "permitted capabilities at exec", |e| capabilities(facts(e).capabilities_permitted.as_deref())).array(),
+    row("process.tty.char_device.major", FieldType::Number, Kinds::PROCESS, "controlling terminal at exec", |e| number(terminal(e).map(|tty| tty >> 20))),
+    row("process.tty.char_device.minor", FieldType::Number, Kinds::PROCESS, "controlling terminal at exec", |e| number(terminal(e).map(|tty| tty & 0xf_ffff))),
+    row("process.user.id", FieldType::Keyword, Kinds::ALL, "effective uid at the hook", |e| account_id(Some(&e.user))),
+    row("process.user.name", FieldType::Keyword, Kinds::ALL, "name of `process.user.id` in the password file", |e| account_name(Some(&e.user))),
+    row("process.vpid", FieldType::Number, Kinds::PROCESS, "pid in the process's own pid namespace", |e| number(facts(e).namespace_pid)),
+    row("process.working_directory", FieldType::Keyword, Kinds::ALL, "working directory at exec", |e| maybe(image(e).working_directory.as_deref())),
+    row("source.address", FieldType::Keyword, Kinds::NETWORK, "`source.ip` as text", |e| maybe(network(e).and_then(|n| n.source.address()))),
+    row("source.ip", FieldType::Ip, Kinds::NETWORK, "local address of the socket; absent while the kernel has not chosen it", |e| ip(network(e).and_then(|n| n.source.ip))),
+    row("source.port", FieldType::Number, Kinds::NETWORK, "local port of the socket; absent while the kernel has not chosen it", |e| number(network(e).and_then(|n| n.source.port))),
+    row("user.Ext.real.id", FieldType::Keyword, Kinds::ALL, "real uid of the process", |e| account_id(facts(e).credentials.real_user.as_ref())),
+    row("user.Ext.real.name", FieldType::Keyword, Kinds::ALL, "name of `user.Ext.real.id` in the password file", |e| account_name(facts(e).credentials.real_user.as_ref())),
+    row("user.effective.id", FieldType::Keyword, Kinds::ALL, "effective uid at the hook", |e| account_id(Some(&e.user))),
+    row("user.id", FieldType::Keyword, Kinds::ALL, "effective uid at the hook", |e| account_id(Some(&e.user))),
+    row("user.name", FieldType::Keyword, Kinds::ALL, "name of `user.id` in the password file", |e| account_name(Some(&e.user))),
+];
+
+fn facts(event: &Event) -> &Facts {
+    &event.process.facts
+}
+
+fn image(event: &Event) -> &Image {
+    &event.process.facts.image
+}
+
+fn parent(event: &Event) -> Option<&Facts> {
+    event.process.lineage.parent().map(|facts| &**facts)
+}
+
+fn parent_image(event: &Event) -> Option<&Image> {
+    parent(event).map(|facts| &*facts.image)
+}
+
+fn leader_image(leader: Option<&Leader>) -> Option<&Image> {
+    leader?.image.as_deref()
+}
+
+fn file(event: &Event) -> Option<&File> {
+    event.file()
+}
+
+fn network(event: &Event) -> Option<&Network> {
+    event.network()
+}
+
+fn fixed(value: &'static str) -> Values<'static> {
+    Values::One(Value::Str(value))
+}
+
+/// An empty text is a fact nobody could read: missing.
+fn text(value: &str) -> Values<'_> {
+    maybe(Some(value).filter(|value| !value.is_empty()))
+}
+
+fn maybe(value: Option<&str>) -> Values<'_> {
+    value.map_or(Values::Missing, |value| Values::One(Value::Str(value)))
+}
+
+/// No value is a missing field.
+fn strs(values: Option<&[Arc<str>]>) -> Values<'_> {
+    match values {
+        Some(values) if !values.is_empty() => Values::Strs(values),
+        _ => Values::Missing,
+    }
+}
+
+fn int(value: u64) -> Values<'static> {
+    Values::One(Value::Int(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn number<N: Into<i64>>(value: Option<N>) -> Values<'static> {
+    value.map_or(Values::Missing, |value| {
+        Values::One(Value::Int(value.into()))
+    })
+}
+
+fn boolean(value: Option<bool>) -> Values<'static> {
+    value.map_or(Values::Missing, |value| Values::One(Value::Bool(value)))
+}
+
+fn ip(value: Option<IpAddr>) -> Values<'static> {
+    value.map_or(Values::Missing, |value| Values::One(Value::Ip(value)))
+}
+
+fn account_id(account: Option<&Account>) -> Values<'_> {
+    maybe(account.map(|account| account.id.as_str()))
+}
+
+fn account_name(account: Option<&Account>) -> Values<'_> {
+    maybe(account.and_then(|account| account.name.as_deref()))
+}
+
+/// A start time of 0 is one nobody knows.
+fn started(event: &Event, start_ns: u64) -> Values<'_> {
+    match start_ns {
+        0 => Values::Missing,
+        start_ns => Values::One(Value::Date(event.wall_of(start_ns))),
+    }
+}
+
+fn terminal(event: &Event) -> Option<u32> {
+    facts(event).tty.filter(|tty| *tty != 0)
+}
+
+fn capabilities<'a>(names: Option<&'a [&'static str]>) -> Values<'a> {
+    match names {
+        Some(names) if !names.is_empty() => Values::Static(names),
+        _ => Values::Missing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_sorted_and_unique() {
+        for pair in FIELDS.windows(2) {
+            assert!(
+                pair[0].path < pair[1].path,
+                "{} before {}",
+                pair[0].path,
+                pair[1].path
+            );
+        }
+    }
+
+    #[test]
+    fn rows_explain_themselves() {
+        for row in FIELDS {
+            assert!(row.how.len() > 5, "{}", row.path);
+            assert!(row.kinds.iter().next().is_some(), "{}", row.path);
+            if let Some(all) = row.all_values {
+                let all = field(all).unwrap_or_else(|| panic!("{}: {all} is no field", row.path));
+                assert!(
+                    all.array && all.kinds == row.kinds && !row.array,
+                    "{}",
+                    row.path
+                );
+            }
+        }
+        assert!(field("process.nam").is_none());
+    }
+}
