@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::cidr::Cidr;
 use super::diagnostic::Span;
 
 #[derive(Clone, Debug)]
@@ -166,13 +167,13 @@ pub enum Expr {
     },
     /// `e == null`; its negation is `Not` around it (in the skeleton when it is a whole leaf).
     IsNull(Box<Expr>),
-    /// `:` and `like~` fold ASCII case. A pattern list is an alternation.
+    /// `:` and `like~` fold ASCII case. A pattern list is an alternation. Numbers and booleans match by their text.
     Like {
         value: Box<Expr>,
         patterns: Vec<Box<str>>,
         fold: bool,
     },
-    /// Anchored at both ends, dot matches newline; every pattern has been compiled once by the checker.
+    /// Anchored at both ends, dot matches newline; `pattern::compile_regex` has accepted every pattern.
     Regex {
         value: Box<Expr>,
         patterns: Vec<Box<str>>,
@@ -197,16 +198,37 @@ pub enum Expr {
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Not(Box<Expr>),
-    /// `arraySearch(array, x, condition)` and `arrayCount`; inside `condition` the variable is `Variable`.
+    /// `cidrMatch(value, block, ..)`: `functions::cidr_match`.
+    CidrMatch {
+        value: Box<Expr>,
+        blocks: Vec<Cidr>,
+    },
+    /// `arraySearch(array, x, condition)` and `arrayCount`: whether, or for how many elements, the condition is true; false
+    /// and 0 when the array is missing. The array is not one of the leaf's chosen values: all elements are visited.
+    /// `arrayContains(array, v, ..)` is the search for `x in (v, ..)`.
     Array {
         count: bool,
-        array: Field,
+        array: Box<ArraySource>,
         condition: Box<Expr>,
     },
-    /// The bound variable of the innermost enclosing array function, or a path below it when its elements are objects.
-    Variable {
-        path: Box<str>,
-    },
+    /// The bound variable of an array function around it.
+    Variable(Variable),
+}
+
+/// What an array function walks over.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ArraySource {
+    Field(Field),
+    Variable(Variable),
+}
+
+/// The element an array function looks at, or the value at a path below it when the elements are objects.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Variable {
+    /// How many array functions lie between: 0 is the innermost one around the reference.
+    pub level: u16,
+    /// Path below the element, empty for the element itself.
+    pub path: Box<str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -227,10 +249,10 @@ pub enum Arithmetic {
     Modulo,
 }
 
+/// `functions::call` computes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Function {
     Between,
-    CidrMatch,
     Concat,
     EndsWith,
     IndexOf,
@@ -240,5 +262,4 @@ pub enum Function {
     String,
     StringContains,
     Substring,
-    ArrayContains,
 }

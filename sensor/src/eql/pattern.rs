@@ -1,0 +1,168 @@
+//! Wildcard and regular-expression patterns of `:`, `like`, `like~`, `regex` and `regex~`.
+//!
+//! In: a pattern as the query writes it. Out: whether a text matches it as a whole, or the source of an equivalent `regex`
+//! expression. Case folding of wildcards is ASCII only. Matching never allocates and never backtracks exponentially.
+
+use regex::{Regex, RegexBuilder};
+
+use super::limits;
+
+/// Whether the whole `text` matches `pattern`: `*` is any run of characters, `?` exactly one, all else itself.
+pub fn like(pattern: &str, text: &str, fold: bool) -> bool {
+    let (p, t) = (pattern.as_bytes(), text.as_bytes());
+    let same = |a: u8, b: u8| {
+        if fold {
+            a.eq_ignore_ascii_case(&b)
+        } else {
+            a == b
+        }
+    };
+    let (mut i, mut j) = (0, 0);
+    // Position after the last `*`, and where in the text it currently gives up.
+    let mut star: Option<(usize, usize)> = None;
+    loop {
+        match (p.get(i), t.get(j)) {
+            (Some(b'*'), _) => {
+                i += 1;
+                if i == p.len() {
+                    return true;
+                }
+                star = Some((i, j));
+                continue;
+            }
+            (Some(b'?'), Some(&c)) => {
+                i += 1;
+                j += char_len(c);
+                continue;
+            }
+            (Some(&a), Some(&b)) if same(a, b) => {
+                i += 1;
+                j += 1;
+                continue;
+            }
+            (None, None) => return true,
+            _ => {}
+        }
+        match star {
+            Some((after, from)) if from < t.len() => {
+                let next = from + t.get(from).map_or(1, |c| char_len(*c));
+                star = Some((after, next));
+                (i, j) = (after, next);
+            }
+            _ => return false,
+        }
+    }
+}
+
+/// Bytes of the character that starts with this byte.
+fn char_len(first: u8) -> usize {
+    match first {
+        0..=0xbf => 1,
+        0xc0..=0xdf => 2,
+        0xe0..=0xef => 3,
+        0xf0..=0xff => 4,
+    }
+}
+
+/// Whether a string would act as a pattern under `like`.
+pub fn has_wildcard(text: &str) -> bool {
+    memchr::memchr2(b'*', b'?', text.as_bytes()).is_some()
+}
+
+/// The anchored source of a pattern for the `regex` crate: the whole value must match and `.` matches line feeds. Folding
+/// is the builder's `case_insensitive`.
+pub fn anchored(pattern: &str) -> String {
+    format!(r"\A(?s:{})\z", body(pattern))
+}
+
+/// The pattern without one leading `^` and one trailing `$`, and with `\<`, `\>` as the plain characters they are in the
+/// syntax rules are written in.
+pub fn body(pattern: &str) -> String {
+    let inner = pattern.strip_prefix('^').unwrap_or(pattern);
+    let inner = match inner.strip_suffix('$') {
+        // An odd number of backslashes before it makes the dollar a literal.
+        Some(rest) if rest.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 0 => rest,
+        _ => inner,
+    };
+    if !inner.contains(r"\<") && !inner.contains(r"\>") {
+        return inner.to_owned();
+    }
+    let mut out = String::with_capacity(inner.len());
+    let mut chars = inner.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(escaped @ ('<' | '>')) => out.push(escaped),
+                Some(escaped) => out.extend(['\\', escaped]),
+                None => out.push('\\'),
+            },
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Compiles one pattern anchored at both ends.
+///
+/// # Errors
+/// What the `regex` crate refuses: syntax, look-around, back-references, or more than `limits::REGEX_PROGRAM_BYTES_MAX`.
+pub fn compile_regex(pattern: &str, fold: bool) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(&anchored(pattern))
+        .case_insensitive(fold)
+        .size_limit(limits::REGEX_PROGRAM_BYTES_MAX)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards() {
+        for (pattern, text, fold, expected) in [
+            ("", "", false, true),
+            ("", "a", false, false),
+            ("*", "", false, true),
+            ("*", "a\nb", false, true),
+            ("?", "", false, false),
+            ("?", "ä", false, true),
+            ("??", "ä", false, false),
+            ("a*b", "ab", false, true),
+            ("a*b", "aXXb", false, true),
+            ("a*b", "aXXbc", false, false),
+            ("*a*b*c*", "xxaxxbxxcxx", false, true),
+            ("*a*b*c*", "xxcxxbxxaxx", false, false),
+            ("*.exe", "CMD.EXE", false, false),
+            ("*.exe", "CMD.EXE", true, true),
+            ("Ä", "ä", true, false),
+            ("*ab", "aab", false, true),
+            ("*?b", "äb", false, true),
+            ("*?", "ä", false, true),
+            ("a\\*", "a\\x", false, true),
+            ("*aab", "aaaab", false, true),
+            ("a**b", "ab", false, true),
+        ] {
+            assert_eq!(
+                like(pattern, text, fold),
+                expected,
+                "{pattern} on {text}, fold {fold}"
+            );
+        }
+    }
+
+    #[test]
+    fn anchors() {
+        for (pattern, expected) in [
+            ("a", "a"),
+            ("^a$", "a"),
+            (r"a\$", r"a\$"),
+            (r"a\\$", r"a\\"),
+            ("^^a$$", "^a$"),
+            (r"\<a\>\\<", r"<a>\\<"),
+        ] {
+            assert_eq!(body(pattern), expected);
+        }
+        let re = compile_regex("^a.c|x$", true).unwrap();
+        assert!(re.is_match("A\nC") && re.is_match("X") && !re.is_match("xx"));
+    }
+}
