@@ -1,1 +1,61 @@
-fn main() {}
+//! `cargo xtask`: the project's own commands, one file each.
+//!
+//! In: a task name and its options. Out: what the task prints, and an exit code that is zero only when all of it worked.
+//! Must never touch anything outside the workspace's `target` except system packages it names first.
+//!
+//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`demo`], [`live`], [`test`], [`tidy`]. Below
+//! them: [`apt`], [`guest`], [`shell`].
+
+mod apt;
+mod guest;
+mod kernels;
+mod setup;
+mod shell;
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about = "The project's own commands",
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Find or install what builds the kernel programs; does nothing when it is all there
+    Setup(setup::Options),
+    /// Boot a guest kernel and run one shell command in it
+    Guest(guest::Options),
+    /// Hold the source to the arrows, headers and file sizes of the style page
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments.task, shell::workspace_root()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: &Task, root: &Path) -> Result<ExitCode> {
+    match task {
+        Task::Setup(options) => setup::run(root, options).map(|()| ExitCode::SUCCESS),
+        Task::Guest(options) => guest::command(root, options),
+        Task::Tidy => tidy::run(root).map(|()| ExitCode::SUCCESS),
+    }
+}
