@@ -6,6 +6,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod commands;
+pub mod config;
 pub mod decode;
+pub mod document;
 pub mod eql;
 pub mod event;

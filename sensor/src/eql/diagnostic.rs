@@ -117,53 +117,59 @@ const SHOWN_BEFORE: usize = 40;
 impl Diagnostic {
     /// `name:line:column: severity: message; help`, the source line, and carets under the span. Ends with a line feed.
     pub fn render(&self, text: &str, origin: &Origin<'_>) -> String {
-        let start = floor_boundary(text, self.span.start as usize);
-        let end = floor_boundary(text, self.span.end as usize).max(start);
-        let (line, column) = line_column(text, start);
-        let at_line = origin.line + line - 1;
-        let at_column = if line == 1 {
-            origin.column + column - 1
-        } else {
-            column
-        };
-
-        let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
-        let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
-        let source = text[line_start..line_end].trim_end_matches('\r');
-        let before = column - 1;
-        let marked = text[start..end.min(line_end)].chars().count().max(1);
-
-        let chars = source.chars().count();
-        let skip = if chars > SHOWN_MAX {
-            before.saturating_sub(SHOWN_BEFORE)
-        } else {
-            0
-        };
-        let lead = if skip > 0 { "…" } else { "" };
-        let trail = if chars > skip + SHOWN_MAX { "…" } else { "" };
-        let shown: String = source
-            .chars()
-            .skip(skip)
-            .take(SHOWN_MAX)
-            .map(printable)
-            .collect();
-
-        let number = at_line.to_string();
-        let gutter = number.len();
-        let indent = before - skip + lead.chars().count();
-        let carets = marked.min(SHOWN_MAX.saturating_sub(before - skip).max(1));
-        let mut out = String::new();
-        let _ = writeln!(out, "{}:{at_line}:{at_column}: {self}", origin.name);
-        let _ = writeln!(out, " {number} | {lead}{shown}{trail}");
-        let _ = writeln!(
-            out,
-            " {:gutter$} | {:indent$}{}",
-            "",
-            "",
-            "^".repeat(carets)
-        );
-        out
+        let ((line, column), excerpt) = excerpt(text, self.span, origin);
+        format!("{}:{line}:{column}: {self}\n{excerpt}", origin.name)
     }
+}
+
+/// Line and column of a span inside the file the text came from, and two lines to show: the source line, and carets under
+/// the span. Each line is ended.
+pub fn excerpt(text: &str, span: Span, origin: &Origin<'_>) -> ((usize, usize), String) {
+    let start = floor_boundary(text, span.start as usize);
+    let end = floor_boundary(text, span.end as usize).max(start);
+    let (line, column) = line_column(text, start);
+    let at_line = origin.line + line - 1;
+    let at_column = if line == 1 {
+        origin.column + column - 1
+    } else {
+        column
+    };
+
+    let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
+    let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
+    let source = text[line_start..line_end].trim_end_matches('\r');
+    let before = column - 1;
+    let marked = text[start..end.min(line_end)].chars().count().max(1);
+
+    let chars = source.chars().count();
+    let skip = if chars > SHOWN_MAX {
+        before.saturating_sub(SHOWN_BEFORE)
+    } else {
+        0
+    };
+    let lead = if skip > 0 { "…" } else { "" };
+    let trail = if chars > skip + SHOWN_MAX { "…" } else { "" };
+    let shown: String = source
+        .chars()
+        .skip(skip)
+        .take(SHOWN_MAX)
+        .map(printable)
+        .collect();
+
+    let number = at_line.to_string();
+    let gutter = number.len();
+    let indent = before - skip + lead.chars().count();
+    let carets = marked.min(SHOWN_MAX.saturating_sub(before - skip).max(1));
+    let mut out = String::new();
+    let _ = writeln!(out, " {number} | {lead}{shown}{trail}");
+    let _ = writeln!(
+        out,
+        " {:gutter$} | {:indent$}{}",
+        "",
+        "",
+        "^".repeat(carets)
+    );
+    ((at_line, at_column), out)
 }
 
 /// One character of width one: tabs become a space, other control characters a visible replacement.

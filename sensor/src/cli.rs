@@ -1,0 +1,317 @@
+//! Flags and their help.
+//!
+//! In: the words of the command line. Out: one typed [`Cli`]. Nothing here reads a file or does anything; `commands` does.
+//! Every subcommand shows an example in its help, and every flag says what happens without it.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Linux endpoint sensor: watches the kernel, matches EQL rules as events arrive, writes alerts.
+#[derive(Debug, Parser)]
+#[command(
+    name = "eql-sensor",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 ok, 1 problems found, 2 usage, 77 permission, 78 configuration.\n\n\
+                  Start here:\n  \
+                  eql-sensor check rules/            are these rules sound?\n  \
+                  sudo eql-sensor run --rules rules/ watch this host and print alerts"
+)]
+pub struct Cli {
+    /// What the sensor says about itself, on standard error: error, warn, info, debug, trace, or a tracing filter
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "EQL_SENSOR_LOG",
+        default_value = "info"
+    )]
+    pub log: String,
+
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Check(CheckArgs),
+}
+
+/// Report every problem in rules and settings, with file, line and column
+///
+/// A directory is read as rules (its *.toml files, not those below it). A file named eql-sensor.toml is read as settings, any other
+/// file as a rule. Without a path the installed rules and settings are checked.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 nothing wrong, 1 problems found.\n\nExamples:\n  \
+                        eql-sensor check rules/\n  \
+                        eql-sensor check /etc/eql-sensor/eql-sensor.toml my_rule.toml\n  \
+                        eql-sensor check --format json rules/ | jq .summary"
+)]
+pub struct CheckArgs {
+    /// Rule directories, rule files and settings files
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// How to print: text for people, json as one document
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+
+    /// Also list the rules that load and those that are skipped, with the reason
+    #[arg(long, short)]
+    pub verbose: bool,
+}
+
+/// Watch this host: load the kernel programs, match rules as events arrive, write alerts
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (root has them). Ends on SIGTERM or SIGINT.\n\n\
+                        Examples:\n  \
+                        sudo eql-sensor run --rules rules/\n  \
+                        sudo eql-sensor run --rules rules/ --output stdout --format json > alerts.jsonl\n  \
+                        sudo eql-sensor run --scope /sys/fs/cgroup/user.slice"
+)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+
+    /// Start even when no rule loads; without this flag that is an error
+    #[arg(long)]
+    pub allow_no_rules: bool,
+}
+
+/// Write live events as ECS JSON lines; needs no rules
+#[derive(Debug, Args)]
+#[command(
+    after_help = "At the end, what was received, submitted and lost is printed on standard error.\n\n\
+                        Examples:\n  \
+                        sudo eql-sensor record > events.jsonl\n  \
+                        sudo eql-sensor record --scope /sys/fs/cgroup/user.slice | jq .process.command_line\n  \
+                        eql-sensor replay --rules rules/ events.jsonl"
+)]
+pub struct RecordArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+}
+
+/// Match rules against recorded events: ECS JSON lines in, alerts as JSON lines out
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Needs no privilege and no kernel support. Time is the events' own, so the answer is always the same.\n\n\
+                        Examples:\n  \
+                        eql-sensor replay --rules rules/ events.jsonl\n  \
+                        zcat events.jsonl.gz | eql-sensor replay --rules rules/ -"
+)]
+pub struct ReplayArgs {
+    /// Recorded events, one JSON document per line; - is standard input
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+
+    /// How to print alerts; auto is a readable tree on a terminal and JSON lines elsewhere
+    #[arg(long, value_enum, default_value_t = Format::Auto)]
+    pub format: Format,
+
+    /// Go on even when no rule loads; without this flag that is an error
+    #[arg(long)]
+    pub allow_no_rules: bool,
+}
+
+/// Run one EQL query over recorded events and print what matches
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        eql-sensor query 'process where process.name == \"curl\"' events.jsonl\n  \
+                        eql-sensor query --count 'sequence by process.entity_id [process where true] [network where true]' events.jsonl\n  \
+                        eql-sensor query --schema none --field-timestamp ts --field-category kind 'any where true' other.jsonl")]
+pub struct QueryArgs {
+    /// The query
+    #[arg(value_name = "EQL")]
+    pub query: String,
+
+    /// Events, one JSON document per line; - (the default) is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    pub files: Vec<PathBuf>,
+
+    /// Field that holds the time of an event
+    #[arg(long, value_name = "FIELD", default_value = "@timestamp")]
+    pub field_timestamp: String,
+
+    /// Field that orders events of the same time; without it they keep the order of the input
+    #[arg(long, value_name = "FIELD")]
+    pub field_tiebreaker: Option<String>,
+
+    /// Field that holds the category a query names before `where`
+    #[arg(long, value_name = "FIELD", default_value = "event.category")]
+    pub field_category: String,
+
+    /// Fields the query may name: none accepts any, sensor accepts only what this sensor produces
+    #[arg(long, value_enum, default_value_t = SchemaName::None)]
+    pub schema: SchemaName,
+
+    /// Print the number of matches instead of the matches
+    #[arg(long)]
+    pub count: bool,
+}
+
+/// Where rules come from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RuleArgs {
+    /// Directory of rules (its *.toml files) or one rule file; may be given several times. Without it: the directories named in the
+    /// settings, by default rules.d under /etc/eql-sensor, /run/eql-sensor and /usr/lib/eql-sensor
+    #[arg(long = "rules", value_name = "DIR")]
+    pub paths: Vec<PathBuf>,
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SettingsArgs {
+    /// Settings file. Without it: /etc/eql-sensor/eql-sensor.toml if there is one, else the built-in defaults
+    #[arg(long = "config", value_name = "FILE")]
+    pub path: Option<PathBuf>,
+}
+
+/// What the kernel programs observe and how. A flag wins over the settings file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct KernelArgs {
+    /// Observe only processes in this cgroup (version 2) directory and below; may be given several times
+    #[arg(long, value_name = "DIR")]
+    pub scope: Vec<PathBuf>,
+
+    /// Which hooks to use: trampolines see most, tracepoints work where the kernel refuses trampolines, auto tries in that order
+    #[arg(long, value_enum)]
+    pub tier: Option<Tier>,
+
+    /// Size of the ring buffer shared with the kernel: a power of two, 4096 to 1073741824
+    #[arg(long, value_name = "BYTES")]
+    pub ring_bytes: Option<u32>,
+}
+
+/// Where alerts go. A flag wins over the settings file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct OutputArgs {
+    /// Where alerts go: stdout, journald, file:PATH (JSON lines, appended) or none; may be given several times
+    #[arg(long = "output", value_name = "OUTPUT")]
+    pub outputs: Vec<Output>,
+
+    /// How alerts look on stdout; auto is a readable tree on a terminal and JSON lines elsewhere
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
+}
+
+/// Which sort of kernel hook to use where there is a choice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Tier {
+    #[default]
+    Auto,
+    Trampolines,
+    Tracepoints,
+}
+
+/// How alerts look on standard output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Auto,
+    Json,
+    Tree,
+}
+
+/// How `check` prints what it found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Which fields a query may name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaName {
+    #[default]
+    None,
+    Sensor,
+}
+
+/// One place alerts go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    Stdout,
+    Journald,
+    File(PathBuf),
+    None,
+}
+
+/// `found` is no output.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no output; allowed are stdout, journald, file:PATH and none")]
+pub struct UnknownOutput {
+    pub found: String,
+}
+
+impl FromStr for Output {
+    type Err = UnknownOutput;
+
+    fn from_str(text: &str) -> Result<Self, UnknownOutput> {
+        match text {
+            "stdout" => Ok(Output::Stdout),
+            "journald" => Ok(Output::Journald),
+            "none" => Ok(Output::None),
+            _ => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => Ok(Output::File(PathBuf::from(path))),
+                _ => Err(UnknownOutput {
+                    found: text.to_owned(),
+                }),
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Output::Stdout => f.write_str("stdout"),
+            Output::Journald => f.write_str("journald"),
+            Output::File(path) => write!(f, "file:{}", path.display()),
+            Output::None => f.write_str("none"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn outputs_read_back_as_written() {
+        for text in ["stdout", "journald", "file:/var/log/a.jsonl", "none"] {
+            assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
+        }
+        let error = "file:".parse::<Output>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`file:` is no output; allowed are stdout, journald, file:PATH and none"
+        );
+    }
+}

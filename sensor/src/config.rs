@@ -1,0 +1,482 @@
+//! Settings: read, fill in defaults, refuse unknown keys.
+//!
+//! In: a settings file. Out: a [`Config`], or every problem of the file with its place and what is allowed. The defaults are
+//! explained in `eql-sensor.toml`, which a test holds equal to the code. Never applies half of a broken file.
+
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum as _;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, Tier};
+use crate::document::{Problem, Source, Table, shown};
+
+/// The settings file read when none is named and this one exists.
+pub const DEFAULT_PATH: &str = "/etc/eql-sensor/eql-sensor.toml";
+/// Name by which `check` knows a settings file.
+pub const FILE_NAME: &str = "eql-sensor.toml";
+/// The default settings with their explanation.
+pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
+
+/// Smallest and largest ring, in bytes.
+pub const RING_BYTES_MIN: u32 = 4096;
+pub const RING_BYTES_MAX: u32 = 1 << 30;
+/// Most alerts an output's queue may be set to hold.
+const QUEUE_ALERTS_LIMIT: i64 = 1 << 20;
+
+/// All settings, defaults filled in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    pub rules: Rules,
+    pub kernel: Kernel,
+    pub output: Outputs,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Later directories give way to earlier ones, file name by file name.
+    pub directories: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    pub tier: Tier,
+    /// `None` chooses by the number of processors.
+    pub ring_bytes: Option<u32>,
+    /// Empty is the whole host.
+    pub scope: Vec<PathBuf>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    pub alerts: Vec<Output>,
+    pub format: Format,
+    pub queue_alerts_max: usize,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Rules {
+            directories: ["/etc", "/run", "/usr/lib"]
+                .iter()
+                .map(|base| Path::new(base).join("eql-sensor/rules.d"))
+                .collect(),
+        }
+    }
+}
+
+impl Default for Outputs {
+    fn default() -> Self {
+        Outputs {
+            alerts: vec![Output::Stdout, Output::Journald],
+            format: Format::Auto,
+            queue_alerts_max: 4096,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the named file, else the installed one if there is one, else takes the defaults.
+    ///
+    /// # Errors
+    /// Every problem of the file.
+    pub fn load(path: Option<&Path>) -> Result<Config, Vec<Problem>> {
+        match path {
+            Some(path) => Config::read(path),
+            None if Path::new(DEFAULT_PATH).exists() => Config::read(Path::new(DEFAULT_PATH)),
+            None => Ok(Config::default()),
+        }
+    }
+
+    /// Reads one settings file.
+    ///
+    /// # Errors
+    /// Every problem of the file.
+    pub fn read(path: &Path) -> Result<Config, Vec<Problem>> {
+        let source = Source::read(path, "settings file").map_err(|problem| vec![*problem])?;
+        Config::parse(&source)
+    }
+
+    /// Reads settings from text.
+    ///
+    /// # Errors
+    /// Every problem of the text.
+    pub fn parse(source: &Source) -> Result<Config, Vec<Problem>> {
+        let (document, problems) = source.parse();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let mut reader = Reader::new(source);
+        let config = reader.config(&document);
+        if reader.problems.is_empty() {
+            Ok(config)
+        } else {
+            reader.problems.sort_by_key(|problem| problem.place);
+            Err(reader.problems)
+        }
+    }
+
+    /// Lets flags win.
+    ///
+    /// # Errors
+    /// A flag whose value can not be, in one sentence.
+    pub fn apply_kernel(&mut self, flags: &KernelArgs) -> Result<(), FlagError> {
+        if !flags.scope.is_empty() {
+            self.kernel.scope.clone_from(&flags.scope);
+        }
+        if let Some(tier) = flags.tier {
+            self.kernel.tier = tier;
+        }
+        if let Some(bytes) = flags.ring_bytes {
+            check_ring_bytes(i64::from(bytes)).map_err(|must| FlagError {
+                flag: "--ring-bytes",
+                found: bytes.to_string(),
+                must,
+            })?;
+            self.kernel.ring_bytes = Some(bytes);
+        }
+        Ok(())
+    }
+
+    /// Lets flags win.
+    pub fn apply_output(&mut self, flags: &OutputArgs) {
+        if !flags.outputs.is_empty() {
+            self.output.alerts.clone_from(&flags.outputs);
+        }
+        if let Some(format) = flags.format {
+            self.output.format = format;
+        }
+    }
+
+    /// Lets flags win.
+    pub fn apply_rules(&mut self, flags: &RuleArgs) {
+        if !flags.paths.is_empty() {
+            self.rules.directories.clone_from(&flags.paths);
+        }
+    }
+}
+
+/// A flag with a value that can not be.
+#[derive(Debug, thiserror::Error)]
+#[error("`{flag}` is {found}, must be {must}")]
+pub struct FlagError {
+    flag: &'static str,
+    found: String,
+    must: String,
+}
+
+/// What a ring size must be, when `bytes` is none.
+fn check_ring_bytes(bytes: i64) -> Result<u32, String> {
+    let (min, max) = (i64::from(RING_BYTES_MIN), i64::from(RING_BYTES_MAX));
+    match u32::try_from(bytes) {
+        Ok(size) if (min..=max).contains(&bytes) => {
+            if size.is_power_of_two() {
+                return Ok(size);
+            }
+            let above = size.next_power_of_two();
+            Err(format!(
+                "a power of two; nearest are {} and {above}",
+                above / 2
+            ))
+        }
+        _ => Err(format!("a power of two from {min} to {max}")),
+    }
+}
+
+/// Reads the tables of one document and collects what is wrong and which keys there are.
+struct Reader<'t> {
+    source: &'t Source,
+    problems: Vec<Problem>,
+    known: Vec<String>,
+}
+
+impl<'t> Reader<'t> {
+    fn new(source: &'t Source) -> Reader<'t> {
+        Reader {
+            source,
+            problems: Vec::new(),
+            known: Vec::new(),
+        }
+    }
+
+    fn config(&mut self, document: &'t Spanned<DeTable<'t>>) -> Config {
+        let mut config = Config::default();
+        let mut root = Table::new(self.source, "", document.get_ref(), document.span());
+        if let Some(mut table) = root.table("rules", &mut self.problems) {
+            self.rules(&mut table, &mut config.rules);
+            self.close(&table);
+        }
+        if let Some(mut table) = root.table("kernel", &mut self.problems) {
+            self.kernel(&mut table, &mut config.kernel);
+            self.close(&table);
+        }
+        if let Some(mut table) = root.table("output", &mut self.problems) {
+            self.output(&mut table, &mut config.output);
+            self.close(&table);
+        }
+        root.refuse_unknown(&mut self.problems);
+        config
+    }
+
+    fn close(&mut self, table: &Table<'_>) {
+        table.refuse_unknown(&mut self.problems);
+        self.known.extend(table.asked());
+    }
+
+    fn rules(&mut self, table: &mut Table<'t>, rules: &mut Rules) {
+        if let Some(directories) = self.paths(table, "directories") {
+            rules.directories = directories;
+        }
+    }
+
+    fn kernel(&mut self, table: &mut Table<'t>, kernel: &mut Kernel) {
+        if let Some(tier) = self.word(table, "tier", Tier::value_variants()) {
+            kernel.tier = tier;
+        }
+        if let Some(value) = table.get("ring_bytes") {
+            match self.ring_bytes(table, value) {
+                Ok(bytes) => kernel.ring_bytes = bytes,
+                Err(problem) => self.problems.push(*problem),
+            }
+        }
+        if let Some(scope) = self.paths(table, "scope") {
+            kernel.scope = scope;
+        }
+    }
+
+    fn ring_bytes(
+        &self,
+        table: &Table<'t>,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Result<Option<u32>, Box<Problem>> {
+        let must = match value.get_ref() {
+            DeValue::String(word) if word == "auto" => return Ok(None),
+            DeValue::Integer(number) => {
+                let number = i64::from_str_radix(number.as_str(), number.radix());
+                match check_ring_bytes(number.unwrap_or(-1)) {
+                    Ok(bytes) => return Ok(Some(bytes)),
+                    Err(must) => must,
+                }
+            }
+            _ => format!("\"auto\" or a power of two from {RING_BYTES_MIN} to {RING_BYTES_MAX}"),
+        };
+        Err(Box::new(table.wrong("ring_bytes", value, &must)))
+    }
+
+    fn output(&mut self, table: &mut Table<'t>, output: &mut Outputs) {
+        if let Some(names) = table.strings("alerts", &mut self.problems) {
+            let mut alerts = Vec::new();
+            for (name, span) in names {
+                match name.parse::<Output>() {
+                    Ok(kind) => alerts.push(kind),
+                    Err(error) => {
+                        let name = table.name("alerts");
+                        self.problems.push(self.source.problem(
+                            span,
+                            format!("`{name}`: {error}"),
+                            None,
+                        ));
+                    }
+                }
+            }
+            output.alerts = alerts;
+        }
+        if let Some(format) = self.word(table, "format", Format::value_variants()) {
+            output.format = format;
+        }
+        let queue = table.integer(
+            "queue_alerts_max",
+            1..=QUEUE_ALERTS_LIMIT,
+            &mut self.problems,
+        );
+        if let Some((count, _)) = queue {
+            output.queue_alerts_max = usize::try_from(count).unwrap_or(output.queue_alerts_max);
+        }
+    }
+
+    /// One of the words of an enumeration.
+    fn word<T: clap::ValueEnum>(
+        &mut self,
+        table: &mut Table<'t>,
+        key: &'static str,
+        allowed: &[T],
+    ) -> Option<T> {
+        let value = table.get(key)?;
+        if let DeValue::String(word) = value.get_ref()
+            && let Ok(found) = T::from_str(word, false)
+        {
+            return Some(found);
+        }
+        let words: Vec<String> = allowed
+            .iter()
+            .filter_map(|word| word.to_possible_value())
+            .map(|word| format!("\"{}\"", word.get_name()))
+            .collect();
+        self.problems.push(table.wrong(key, value, &one_of(&words)));
+        None
+    }
+
+    /// Absolute paths.
+    fn paths(&mut self, table: &mut Table<'t>, key: &'static str) -> Option<Vec<PathBuf>> {
+        let found = table.strings(key, &mut self.problems)?;
+        let mut paths = Vec::with_capacity(found.len());
+        for (text, span) in found {
+            if Path::new(text).is_absolute() {
+                paths.push(PathBuf::from(text));
+            } else {
+                let shown = shown(&DeValue::String(text.into()));
+                self.problems.push(
+                    self.source.problem(
+                        span,
+                        format!(
+                            "`{}` holds {shown}, must hold absolute paths only",
+                            table.name(key)
+                        ),
+                        Some(
+                            "a service has no useful working directory; start the path with /"
+                                .to_owned(),
+                        ),
+                    ),
+                );
+            }
+        }
+        Some(paths)
+    }
+}
+
+/// `a, b or c`.
+fn one_of(words: &[String]) -> String {
+    match words.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        Some((last, _)) => last.clone(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(text: &str) -> Source {
+        Source {
+            path: Path::new("eql-sensor.toml").into(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_settings_file_holds_the_defaults() {
+        assert_eq!(
+            Config::parse(&source(DEFAULT_TEXT)).unwrap(),
+            Config::default()
+        );
+    }
+
+    #[test]
+    fn the_settings_file_explains_every_key() {
+        let source = source(DEFAULT_TEXT);
+        let (document, _) = source.parse();
+        let mut reader = Reader::new(&source);
+        reader.config(&document);
+        for key in &reader.known {
+            let (table, key) = key.split_once('.').unwrap();
+            let value = document
+                .get_ref()
+                .get(table)
+                .and_then(|v| v.get_ref().get(key));
+            let at = value
+                .unwrap_or_else(|| panic!("{table}.{key} is not in eql-sensor.toml"))
+                .span()
+                .start;
+            let mut lines = DEFAULT_TEXT[..at].lines().rev().skip(1);
+            assert!(
+                lines.next().unwrap().starts_with("# "),
+                "{table}.{key} has no explanation above it"
+            );
+        }
+        assert!(reader.known.len() >= 7);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let text = "[kernel]\ntier = \"tracepoints\"\nring_bytes = 8192\nscope = [\"/a\"]\n\
+                    [output]\nalerts = [\"none\"]\nformat = \"tree\"\n[rules]\ndirectories = [\"/r\"]";
+        let from_file = Config::parse(&source(text)).unwrap();
+        let mut config = from_file.clone();
+        config.apply_kernel(&KernelArgs::default()).unwrap();
+        config.apply_output(&OutputArgs::default());
+        config.apply_rules(&RuleArgs::default());
+        assert_eq!(config, from_file);
+
+        let kernel = KernelArgs {
+            scope: vec!["/b".into()],
+            tier: Some(Tier::Trampolines),
+            ring_bytes: Some(4096),
+        };
+        config.apply_kernel(&kernel).unwrap();
+        config.apply_output(&OutputArgs {
+            outputs: vec![Output::Stdout],
+            format: Some(Format::Json),
+        });
+        config.apply_rules(&RuleArgs {
+            paths: vec!["rules".into()],
+        });
+        assert_eq!(config.kernel.scope, [PathBuf::from("/b")]);
+        assert_eq!(config.kernel.tier, Tier::Trampolines);
+        assert_eq!(config.kernel.ring_bytes, Some(4096));
+        assert_eq!(config.output.alerts, [Output::Stdout]);
+        assert_eq!(config.output.format, Format::Json);
+        assert_eq!(config.rules.directories, [PathBuf::from("rules")]);
+
+        let bad = KernelArgs {
+            ring_bytes: Some(5000),
+            ..KernelArgs::default()
+        };
+        assert_eq!(
+            config.apply_kernel(&bad).unwrap_err().to_string(),
+            "`--ring-bytes` is 5000, must be a power of two; nearest are 4096 and 8192"
+        );
+    }
+
+    fn check(text: &str, expected: &str) {
+        let problems = Config::parse(&source(text)).unwrap_err();
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(lines.join("\n"), expected);
+    }
+
+    #[test]
+    fn problems_name_place_found_and_allowed() {
+        check(
+            "[kernel]\nring_bytes = 3000000",
+            "eql-sensor.toml:2:14: error: `kernel.ring_bytes` is 3000000, must be a power of two; nearest are 2097152 and 4194304",
+        );
+        check(
+            "[kernel]\nring_bytes = 16",
+            "eql-sensor.toml:2:14: error: `kernel.ring_bytes` is 16, must be a power of two from 4096 to 1073741824",
+        );
+        check(
+            "[kernel]\nteir = \"auto\"\n[ouput]",
+            "eql-sensor.toml:2:1: error: unknown key `kernel.teir`; did you mean `kernel.tier`?\n\
+             eql-sensor.toml:3:2: error: unknown key `ouput`; did you mean `output`?",
+        );
+        check(
+            "[kernel]\ntier = \"fast\"\nscope = \"/a\"\ncolour = 1",
+            "eql-sensor.toml:2:8: error: `kernel.tier` is \"fast\", must be \"auto\", \"trampolines\" or \"tracepoints\"\n\
+             eql-sensor.toml:3:9: error: `kernel.scope` is \"/a\", must be an array of strings\n\
+             eql-sensor.toml:4:1: error: unknown key `kernel.colour`; allowed are kernel.ring_bytes, kernel.scope, kernel.tier",
+        );
+        check(
+            "[output]\nalerts = [\"syslog\", 3]\nqueue_alerts_max = 0\n[rules]\ndirectories = [\"rules\"]",
+            "eql-sensor.toml:2:11: error: `output.alerts`: `syslog` is no output; allowed are stdout, journald, file:PATH and none\n\
+             eql-sensor.toml:2:21: error: `output.alerts` holds 3, must hold strings only\n\
+             eql-sensor.toml:3:20: error: `output.queue_alerts_max` is 0, must be a whole number from 1 to 1048576\n\
+             eql-sensor.toml:5:16: error: `rules.directories` holds \"rules\", must hold absolute paths only; \
+             a service has no useful working directory; start the path with /",
+        );
+        check(
+            "kernel = 3",
+            "eql-sensor.toml:1:10: error: `kernel` is 3, must be a table, [kernel]",
+        );
+    }
+}
