@@ -4,13 +4,19 @@
 //! Must never touch anything outside the workspace's `target` except system packages it names first.
 //!
 //! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`demo`], [`live`], [`test`], [`tidy`]. Below
-//! them: [`apt`], [`guest`], [`shell`].
+//! them: [`apt`], [`artifacts`], [`guest`], [`results`], [`scope`], [`shell`].
 
 mod apt;
+mod artifacts;
+mod demo;
 mod guest;
 mod kernels;
+mod live;
+mod results;
+mod scope;
 mod setup;
 mod shell;
+mod test;
 mod tidy;
 
 use std::path::Path;
@@ -35,6 +41,13 @@ struct Arguments {
 enum Task {
     /// Find or install what builds the kernel programs; does nothing when it is all there
     Setup(setup::Options),
+    /// Show the founding rule: compile a program, have it connect, print the alert
+    Demo(demo::Options),
+    /// Run all tests: format, lints, unit, live on this kernel and in guests, demo
+    #[command(alias = "ci")]
+    Test(test::Options),
+    /// Run the live tests on this kernel or in guests
+    Live(live::Options),
     /// Boot a guest kernel and run one shell command in it
     Guest(guest::Options),
     /// Hold the source to the arrows, headers and file sizes of the style page
@@ -55,6 +68,9 @@ fn main() -> ExitCode {
 fn run(task: &Task, root: &Path) -> Result<ExitCode> {
     match task {
         Task::Setup(options) => setup::run(root, options).map(|()| ExitCode::SUCCESS),
+        Task::Demo(options) => demo::command(root, options),
+        Task::Test(options) => test::run(root, options),
+        Task::Live(options) => live::run(root, options),
         Task::Guest(options) => guest::command(root, options),
         Task::Tidy => tidy::run(root).map(|()| ExitCode::SUCCESS),
     }
