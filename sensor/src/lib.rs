@@ -11,5 +11,6 @@ pub mod commands;
 pub mod config;
 pub mod decode;
 pub mod document;
+pub mod enrich;
 pub mod eql;
 pub mod event;

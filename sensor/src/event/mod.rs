@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use file::File;
 pub use network::Network;
-pub use process::{Account, Credentials, Facts, Image, Leader, Lineage, Process};
+pub use process::{Account, Credentials, Facts, Gauge, Image, Leader, Lineage, Process};
 pub use schema::{FIELDS, FieldRow, FieldType};
 pub use table::FieldTable;
 

@@ -3,6 +3,7 @@
 //! In: facts that `enrich` gathered. Out: shared immutable values that many events point at. A [`Process`] never points at
 //! another process: ancestors are flat facts, so no chain of dead processes can grow.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Digits;
@@ -29,13 +30,13 @@ impl Account {
     }
 }
 
-/// User and group ids, in the initial user namespace.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// User and group ids, in the initial user namespace; what nobody could tell is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// Effective.
-    pub user: Account,
+    pub user: Option<Account>,
     /// Effective.
-    pub group: Account,
+    pub group: Option<Account>,
     pub real_user: Option<Account>,
     pub real_group: Option<Account>,
     pub saved_user: Option<Account>,
@@ -54,6 +55,32 @@ pub struct Image {
     pub args_count: Option<u32>,
     pub working_directory: Option<Arc<str>>,
     command_line: OnceLock<Box<str>>,
+    /// Held while the image lives, so that whoever made it can tell how much all living images take.
+    charge: Option<Charge>,
+}
+
+/// A share of a [`Gauge`], given back when dropped.
+#[derive(Debug)]
+struct Charge {
+    gauge: Gauge,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.gauge.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Bytes that living images take, wherever they are held.
+#[derive(Clone, Debug, Default)]
+pub struct Gauge(Arc<AtomicUsize>);
+
+impl Gauge {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Image {
@@ -72,7 +99,31 @@ impl Image {
             args_count,
             working_directory,
             command_line: OnceLock::new(),
+            charge: None,
         }
+    }
+
+    /// Counts this image in a gauge for as long as it lives.
+    #[must_use]
+    pub fn charged(mut self, gauge: &Gauge) -> Image {
+        let bytes = self.bytes();
+        gauge.0.fetch_add(bytes, Ordering::Relaxed);
+        self.charge = Some(Charge {
+            gauge: gauge.clone(),
+            bytes,
+        });
+        self
+    }
+
+    /// Rough size in memory, the command line not counted.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        /// A fat pointer, two reference counts and the allocator's share.
+        const PER_TEXT: usize = 48;
+        let texts = [&self.names, &self.executables, &self.args];
+        let texts = texts.into_iter().flat_map(|texts| texts.iter());
+        let cwd = self.working_directory.iter();
+        size_of::<Image>() + texts.chain(cwd).map(|t| t.len() + PER_TEXT).sum::<usize>()
     }
 
     /// Arguments joined by one space, without quoting; built when first asked for.

@@ -1,0 +1,449 @@
+//! Record to Event: the process table, and what the host knows besides.
+//!
+//! In: decoded records in the order of the ring, and `/proc` once at the start and where a record is incomplete. Out: one
+//! [`Event`] per record. A record about a process nobody knows becomes an event with what it carries, counted; it is never
+//! discarded. It holds no clock: event time comes with the records, the wall clock's offset is handed in.
+
+mod capabilities;
+pub mod host;
+mod image;
+pub mod process_table;
+pub mod procfs;
+mod scan;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+pub mod users;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use sensor_ebpf::{ConnectBody, ExitBody, ForkBody, Header, record_flag};
+
+use crate::decode::{self, Body, Exec, Record};
+use crate::event::network::{Direction, Endpoint, Transport};
+use crate::event::{
+    Credentials, Event, Exit, Facts, File, Gauge, Host, Kind, Leader, Lineage, Network, Process,
+    Target,
+};
+use capabilities::CapabilityNames;
+use host::EntityIds;
+use process_table::{ProcessTable, Source, TableLimits};
+use procfs::Procfs;
+use users::Users;
+
+const AF_INET: u16 = 2;
+const AF_INET6: u16 = 10;
+
+/// What happened on the way from records to events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Events made.
+    pub events: u64,
+    /// Records about processes that neither the table nor `/proc` knew.
+    pub unknown_process: u64,
+    /// Processes the table lacked and `/proc` still had.
+    pub found_in_proc: u64,
+    /// Records of which only the header came.
+    pub degraded: u64,
+    /// Execs whose arguments were cut or unreadable in the kernel and completed from `/proc`.
+    pub args_completed: u64,
+    /// Execs whose arguments stayed cut or unreadable.
+    pub args_incomplete: u64,
+    /// Processes kept with cut texts, because all texts together were over their bound.
+    pub images_cut: u64,
+    /// Processes evicted from the table.
+    pub evicted: u64,
+    /// Processes in the table now.
+    pub processes: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Enricher {
+    host: Arc<Host>,
+    ids: EntityIds,
+    table: ProcessTable,
+    users: Users,
+    procfs: Option<Procfs>,
+    capabilities: CapabilityNames,
+    images: Gauge,
+    /// Wall clock minus boot clock.
+    wall_offset_ns: i64,
+    sequence: u64,
+    counters: Counters,
+}
+
+impl Enricher {
+    /// `procfs` is `None` where records are not of this host, or in tests.
+    #[must_use]
+    pub fn new(
+        host: Arc<Host>,
+        limits: TableLimits,
+        users: Users,
+        procfs: Option<Procfs>,
+    ) -> Enricher {
+        Enricher {
+            ids: EntityIds::of(&host),
+            host,
+            table: ProcessTable::new(limits),
+            users,
+            procfs,
+            capabilities: CapabilityNames::default(),
+            images: Gauge::default(),
+            wall_offset_ns: 0,
+            sequence: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Sets the wall clock's distance from the boot clock, nanoseconds.
+    pub fn set_wall_offset(&mut self, wall_offset_ns: i64) {
+        self.wall_offset_ns = wall_offset_ns;
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        Counters {
+            evicted: self.table.evicted(),
+            processes: u64::try_from(self.table.len()).unwrap_or(u64::MAX),
+            ..self.counters
+        }
+    }
+
+    /// The event of one record.
+    pub fn event(&mut self, record: &Record<'_>) -> Event {
+        let header = record.header;
+        self.users.refresh(header.boot_ns);
+        self.table.retire(header.boot_ns);
+        match record.body {
+            Body::Fork(body) => self.fork(header, body),
+            Body::Exec(exec) => self.exec(header, &exec),
+            Body::Exit(body) => self.end(header, Some(body)),
+            Body::FileCreate(file) => self.creation(header, Some(&file)),
+            Body::Connect(body) => self.connection(header, Some(body)),
+            Body::Degraded => self.degraded(header),
+        }
+    }
+
+    /// Only the header came: say what it and the table can.
+    fn degraded(&mut self, header: &Header) -> Event {
+        self.counters.degraded += 1;
+        match decode::kind_of(header.kind) {
+            Some(sensor_ebpf::Kind::Fork) => {
+                let process = self.found_now(header);
+                self.stamp(Kind::Fork, header, process, Target::Process)
+            }
+            Some(sensor_ebpf::Kind::Exec) | None => {
+                let process = self.found_now(header);
+                self.stamp(Kind::Exec, header, process, Target::Process)
+            }
+            Some(sensor_ebpf::Kind::Exit) => self.end(header, None),
+            Some(sensor_ebpf::Kind::FileCreate) => self.creation(header, None),
+            Some(sensor_ebpf::Kind::Connect) => self.connection(header, None),
+        }
+    }
+
+    fn fork(&mut self, header: &Header, body: &ForkBody) -> Event {
+        let now = header.boot_ns;
+        let (facts, lineage) = match self.process_of(body.parent_tgid, body.parent_start_ns, now) {
+            Some(parent) => {
+                let lineage = parent.lineage.below(&parent.facts);
+                ((*parent.facts).clone(), lineage)
+            }
+            None => (
+                self.unknown(header.tgid, header.start_ns),
+                Lineage::default(),
+            ),
+        };
+        let facts = Facts {
+            pid: header.tgid,
+            start_ns: header.start_ns,
+            entity_id: self.ids.entity_id(header.tgid, header.start_ns),
+            namespace_pid: Some(body.ns_tgid).filter(|pid| *pid != 0),
+            credentials: Credentials {
+                user: Some(self.users.user(header.uid)),
+                group: Some(self.users.group(header.gid)),
+                ..facts.credentials
+            },
+            ..facts
+        };
+        let process = Arc::new(Process {
+            group_leader: self.leader(body.pgid, &facts),
+            session_leader: self.leader(body.sid, &facts),
+            facts: Arc::new(facts),
+            lineage: Arc::new(lineage),
+            previous_executable: None,
+        });
+        self.table.insert(process.clone(), Source::Record, now);
+        self.stamp(Kind::Fork, header, process, Target::Process)
+    }
+
+    fn exec(&mut self, header: &Header, exec: &Exec<'_>) -> Event {
+        let now = header.boot_ns;
+        let body = exec.body;
+        let known = self.table.find(header.tgid, header.start_ns, now);
+        let lineage = match &known {
+            // The parent at fork time; by now the process may have been handed to another.
+            Some(known) if known.lineage.parent().is_some() => known.lineage.clone(),
+            _ => self.lineage_under(body.parent_tgid, body.parent_start_ns, now),
+        };
+        let previous = known
+            .as_ref()
+            .and_then(|k| k.facts.image.executables.first().cloned());
+        let completed = self.completed_arguments(header, exec);
+        let arguments = completed.as_deref().unwrap_or(exec.arguments);
+        let image = image::of_exec(exec, header.flags, arguments).charged(&self.images);
+        let facts = Facts {
+            pid: header.tgid,
+            start_ns: header.start_ns,
+            entity_id: self.ids.entity_id(header.tgid, header.start_ns),
+            namespace_pid: Some(body.ns_tgid).filter(|pid| *pid != 0),
+            image: Arc::new(image),
+            credentials: Credentials {
+                user: Some(self.users.user(body.euid)),
+                group: Some(self.users.group(body.egid)),
+                real_user: Some(self.users.user(body.uid)),
+                real_group: Some(self.users.group(body.gid)),
+                saved_user: Some(self.users.user(body.suid)),
+                saved_group: Some(self.users.group(body.sgid)),
+            },
+            tty: Some(body.tty),
+            capabilities_effective: Some(self.capabilities.of(body.cap_effective)),
+            capabilities_permitted: Some(self.capabilities.of(body.cap_permitted)),
+        };
+        let process = Process {
+            group_leader: self.leader(body.pgid, &facts),
+            session_leader: self.leader(body.sid, &facts),
+            facts: Arc::new(facts),
+            lineage,
+            previous_executable: previous,
+        };
+        let process = self.keep(process, Source::Record, now);
+        self.stamp(Kind::Exec, header, process, Target::Process)
+    }
+
+    fn end(&mut self, header: &Header, body: Option<&ExitBody>) -> Event {
+        let process = self.actor(header);
+        self.table
+            .exit(header.tgid, header.start_ns, header.boot_ns);
+        let target = body.map_or(Target::Process, |body| {
+            let byte = |bits: u32| u8::try_from(bits).unwrap_or_default();
+            Target::Exit(Exit {
+                code: byte(body.status >> 8 & 0xff),
+                signal: Some(byte(body.status & 0x7f)).filter(|signal| *signal != 0),
+            })
+        });
+        self.stamp(Kind::End, header, process, target)
+    }
+
+    fn creation(&mut self, header: &Header, file: Option<&decode::File<'_>>) -> Event {
+        let process = self.actor(header);
+        let target = file.map_or(Target::Process, |file| {
+            let path = file.path.strip_suffix(b"\0").unwrap_or(file.path);
+            Target::File(File::new(
+                String::from_utf8_lossy(path).into_owned().into_boxed_str(),
+                file.body.inode,
+                file.body.mode,
+                self.users.user(file.body.uid),
+                self.users.group(file.body.gid),
+            ))
+        });
+        self.stamp(Kind::Creation, header, process, target)
+    }
+
+    fn connection(&mut self, header: &Header, body: Option<&ConnectBody>) -> Event {
+        let process = self.actor(header);
+        let target = body.map_or(Target::Process, |body| {
+            Target::Network(Network {
+                source: endpoint(body.family, body.local, body.local_port),
+                destination: endpoint(body.family, body.remote, body.remote_port),
+                transport: Transport::from_protocol(body.protocol),
+                direction: Direction::Egress,
+            })
+        });
+        self.stamp(Kind::ConnectionAttempted, header, process, target)
+    }
+
+    fn stamp(
+        &mut self,
+        kind: Kind,
+        header: &Header,
+        process: Arc<Process>,
+        target: Target,
+    ) -> Event {
+        self.counters.events += 1;
+        self.sequence += 1;
+        Event {
+            kind,
+            sequence: self.sequence,
+            boot_ns: header.boot_ns,
+            wall_ns: i64::try_from(header.boot_ns)
+                .unwrap_or(i64::MAX)
+                .saturating_add(self.wall_offset_ns),
+            host: self.host.clone(),
+            process,
+            user: self.users.user(header.uid),
+            group: self.users.group(header.gid),
+            target,
+        }
+    }
+
+    /// The process that acted, with the effective ids it acted under.
+    fn actor(&mut self, header: &Header) -> Arc<Process> {
+        let process = match self.process_of(header.tgid, header.start_ns, header.boot_ns) {
+            Some(process) => process,
+            None => self.insert_unknown(header),
+        };
+        let number = |account: &Option<crate::event::Account>| account.as_ref().map(|a| a.number);
+        let credentials = &process.facts.credentials;
+        if number(&credentials.user) == Some(header.uid)
+            && number(&credentials.group) == Some(header.gid)
+        {
+            return process;
+        }
+        // It changed its ids since; children are to see the new ones.
+        let credentials = Credentials {
+            user: Some(self.users.user(header.uid)),
+            group: Some(self.users.group(header.gid)),
+            ..credentials.clone()
+        };
+        let mut process = (*process).clone();
+        process.facts = Arc::new(Facts {
+            credentials,
+            ..(*process.facts).clone()
+        });
+        let process = Arc::new(process);
+        self.table
+            .insert(process.clone(), Source::Record, header.boot_ns);
+        process
+    }
+
+    /// A process by key: from the table, else from `/proc` while it lives.
+    fn process_of(&mut self, tgid: u32, start_ns: u64, now_ns: u64) -> Option<Arc<Process>> {
+        if tgid == 0 {
+            return None;
+        }
+        if let Some(process) = self.table.find(tgid, start_ns, now_ns) {
+            return Some(process);
+        }
+        self.find_in_proc(tgid, start_ns, now_ns)
+    }
+
+    fn lineage_under(&mut self, tgid: u32, start_ns: u64, now_ns: u64) -> Arc<Lineage> {
+        if tgid == 0 {
+            return Arc::default();
+        }
+        let lineage = match self.process_of(tgid, start_ns, now_ns) {
+            Some(parent) => parent.lineage.below(&parent.facts),
+            None => Lineage::new(vec![Arc::new(self.unknown(tgid, start_ns))]),
+        };
+        Arc::new(lineage)
+    }
+
+    /// What can be said of a process by its key alone.
+    fn unknown(&self, tgid: u32, start_ns: u64) -> Facts {
+        Facts {
+            pid: tgid,
+            start_ns,
+            entity_id: self.ids.entity_id(tgid, start_ns),
+            namespace_pid: None,
+            image: Arc::default(),
+            credentials: Credentials::default(),
+            tty: None,
+            capabilities_effective: None,
+            capabilities_permitted: None,
+        }
+    }
+
+    fn insert_unknown(&mut self, header: &Header) -> Arc<Process> {
+        self.counters.unknown_process += 1;
+        let process = Arc::new(Process {
+            facts: Arc::new(self.unknown(header.tgid, header.start_ns)),
+            lineage: Arc::default(),
+            group_leader: None,
+            session_leader: None,
+            previous_executable: None,
+        });
+        self.table
+            .insert(process.clone(), Source::Record, header.boot_ns);
+        process
+    }
+
+    fn leader(&self, pid: u32, own: &Facts) -> Option<Leader> {
+        if pid == 0 {
+            return None;
+        }
+        if pid == own.pid {
+            return Some(Leader {
+                pid,
+                entity_id: Some(own.entity_id.clone()),
+                image: Some(own.image.clone()),
+            });
+        }
+        // The kernel gives no pid away while a group or session still goes by it, so the latest is the leader.
+        let facts = self.table.latest(pid).map(|process| &process.facts);
+        Some(Leader {
+            pid,
+            entity_id: facts.map(|facts| facts.entity_id.clone()),
+            image: facts.map(|facts| facts.image.clone()),
+        })
+    }
+
+    /// Puts a process with an image of its own into the table, cut where all images together are too large. The event gets
+    /// the whole one.
+    fn keep(&mut self, process: Process, source: Source, now_ns: u64) -> Arc<Process> {
+        let bound = self.table.limits().image_bytes_max;
+        let held = self.images.bytes();
+        let len_max = match held {
+            held if held <= bound => usize::MAX,
+            held if held <= bound.saturating_mul(2) => 4096,
+            _ => 256,
+        };
+        let image = &process.facts.image;
+        if image.bytes() <= len_max.saturating_add(512) {
+            let process = Arc::new(process);
+            self.table.insert(process.clone(), source, now_ns);
+            return process;
+        }
+        self.counters.images_cut += 1;
+        let small = Arc::new(image::slim(image, len_max).charged(&self.images));
+        let mut kept = process.clone();
+        let own = |leader: Option<Leader>| {
+            leader.map(|leader| {
+                let image = if leader.pid == process.facts.pid {
+                    Some(small.clone())
+                } else {
+                    leader.image
+                };
+                Leader { image, ..leader }
+            })
+        };
+        kept.group_leader = own(kept.group_leader);
+        kept.session_leader = own(kept.session_leader);
+        kept.facts = Arc::new(Facts {
+            image: small.clone(),
+            ..(*process.facts).clone()
+        });
+        self.table.insert(Arc::new(kept), source, now_ns);
+        Arc::new(process)
+    }
+}
+
+fn endpoint(family: u16, address: [u8; 16], port: u16) -> Endpoint {
+    let [a, b, c, d, ..] = address;
+    let ip = match family {
+        AF_INET => IpAddr::V4(Ipv4Addr::new(a, b, c, d)),
+        AF_INET6 => IpAddr::V6(Ipv6Addr::from(address)),
+        _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    };
+    Endpoint::new(ip, port)
+}
+
+/// Whether some of the arguments did not come.
+fn is_cut(header: &Header, exec: &Exec<'_>) -> bool {
+    let captured = u32::try_from(exec.arguments.len()).unwrap_or(u32::MAX);
+    let faulted = header.flags & record_flag::READ_FAULT != 0 && exec.arguments.is_empty();
+    captured < exec.body.args_len || (faulted && exec.body.args_count > 0)
+}

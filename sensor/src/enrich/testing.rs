@@ -1,0 +1,175 @@
+//! Records made by hand, for tests.
+
+use sensor_ebpf::{ABI, ConnectBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind};
+
+use crate::decode::{Body, Exec, File, Record};
+use crate::event::Event;
+
+use super::Enricher;
+
+/// A process key: tgid, start time.
+pub(crate) type Key = (u32, u64);
+
+pub(crate) fn header(kind: Kind, boot_ns: u64, (tgid, start_ns): Key) -> Header {
+    Header {
+        abi: ABI,
+        kind: kind as u16,
+        len: 0,
+        boot_ns,
+        start_ns,
+        tgid,
+        tid: tgid,
+        cgroup_id: 1,
+        mntns: 1,
+        flags: 0,
+        uid: 1000,
+        cpu: 0,
+        parts: 0,
+        gid: 1000,
+        reserved: 0,
+    }
+}
+
+pub(crate) fn exec_body() -> ExecBody {
+    ExecBody {
+        parent_start_ns: 0,
+        parent_tgid: 0,
+        ns_tgid: 0,
+        uid: 1000,
+        gid: 1000,
+        suid: 1000,
+        sgid: 1000,
+        euid: 1000,
+        egid: 1000,
+        fsuid: 1000,
+        fsgid: 1000,
+        pgid: 0,
+        sid: 0,
+        tty: 0,
+        old_tid: 0,
+        exe_inode: 9,
+        exe_dev: 1,
+        exe_mode: 0o100_755,
+        args_len: 0,
+        args_count: 0,
+        cap_effective: 0,
+        cap_permitted: 0,
+        secureexec: 0,
+        reserved: 0,
+    }
+}
+
+/// The strings of an exec; `args` as a shell would split them.
+pub(crate) struct Run<'a> {
+    pub(crate) filename: &'a str,
+    pub(crate) executable: &'a str,
+    pub(crate) interpreter: &'a str,
+    pub(crate) cwd: &'a str,
+    pub(crate) args: &'a [&'a str],
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn of(path: &'a str, args: &'a [&'a str]) -> Run<'a> {
+        Run {
+            filename: path,
+            executable: path,
+            interpreter: "",
+            cwd: "/srv",
+            args,
+        }
+    }
+}
+
+impl Enricher {
+    pub(crate) fn feed(&mut self, header: &Header, body: Body<'_>) -> Event {
+        self.event(&Record {
+            header,
+            body,
+            unknown_parts: 0,
+        })
+    }
+
+    pub(crate) fn feed_fork(&mut self, boot_ns: u64, child: Key, parent: Key) -> Event {
+        let body = ForkBody {
+            parent_start_ns: parent.1,
+            parent_tgid: parent.0,
+            ns_tgid: child.0,
+            pgid: parent.0,
+            sid: parent.0,
+        };
+        self.feed(&header(Kind::Fork, boot_ns, child), Body::Fork(&body))
+    }
+
+    pub(crate) fn feed_exec(
+        &mut self,
+        boot_ns: u64,
+        key: Key,
+        body: &ExecBody,
+        run: &Run<'_>,
+    ) -> Event {
+        let area: String = run.args.iter().flat_map(|arg| [*arg, "\0"]).collect();
+        let body = ExecBody {
+            args_len: u32::try_from(area.len()).unwrap(),
+            args_count: u32::try_from(run.args.len()).unwrap(),
+            ns_tgid: key.0,
+            ..*body
+        };
+        let exec = Exec {
+            body: &body,
+            filename: run.filename.as_bytes(),
+            executable: run.executable.as_bytes(),
+            interpreter: run.interpreter.as_bytes(),
+            working_directory: run.cwd.as_bytes(),
+            comm: b"comm",
+            arguments: area.as_bytes(),
+        };
+        self.feed(&header(Kind::Exec, boot_ns, key), Body::Exec(exec))
+    }
+
+    pub(crate) fn feed_exit(&mut self, boot_ns: u64, key: Key, status: u32) -> Event {
+        let body = ExitBody {
+            status,
+            reserved: 0,
+        };
+        self.feed(&header(Kind::Exit, boot_ns, key), Body::Exit(&body))
+    }
+
+    pub(crate) fn feed_creation(&mut self, boot_ns: u64, key: Key, path: &[u8]) -> Event {
+        let body = FileBody {
+            inode: 77,
+            dev: 1,
+            mode: 0o100_644,
+            uid: 1000,
+            gid: 1000,
+            open_flags: 0,
+            reserved: 0,
+        };
+        let file = File { body: &body, path };
+        self.feed(
+            &header(Kind::FileCreate, boot_ns, key),
+            Body::FileCreate(file),
+        )
+    }
+
+    pub(crate) fn feed_connect(
+        &mut self,
+        boot_ns: u64,
+        key: Key,
+        family: u16,
+        remote: [u8; 16],
+        port: u16,
+    ) -> Event {
+        let body = ConnectBody {
+            family,
+            local_port: 0,
+            remote_port: port,
+            protocol: 6,
+            local: [0; 16],
+            remote,
+            netns: 1,
+            reserved: 0,
+            socket: 1,
+        };
+        self.feed(&header(Kind::Connect, boot_ns, key), Body::Connect(&body))
+    }
+}
