@@ -1,0 +1,32 @@
+//! The daemon from outside, on a live kernel: real compilers, files and sockets in, events and alerts out.
+//!
+//! Needs root, and the programs `gcc`, `g++`, `setpriv` and `bpftool`. `cargo xtask live` runs it, here and in guests;
+//! `EQL_SENSOR_LIVE_TIERS` lists the hook tiers to ask for. Every daemon sees only a cgroup that its test makes. Must never
+//! depend on what else the machine is doing, nor sleep in place of waiting for something.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "live/actions.rs"]
+mod actions;
+#[path = "live/chain.rs"]
+mod chain;
+#[path = "live/daemon.rs"]
+mod daemon;
+#[path = "live/loss.rs"]
+mod loss;
+#[path = "live/processes.rs"]
+mod processes;
+#[path = "live/scope.rs"]
+mod scope;
+#[path = "live/shutdown.rs"]
+mod shutdown;
+
+/// Hook tiers to test, as `--tier` names them.
+fn tiers() -> Vec<String> {
+    let list = std::env::var("EQL_SENSOR_LIVE_TIERS").unwrap_or_else(|_| "auto".to_owned());
+    list.split(',').map(str::to_owned).collect()
+}

@@ -1,0 +1,234 @@
+//! The daemon as a child process.
+//!
+//! In: its arguments. Out: what it writes, line by line as JSON, and how it ends. Must never outlive its test.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::scope::Scope;
+
+/// Long enough for an emulated machine with other work; nothing waits this long unless something is wrong.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The built binary under test.
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_eql-sensor");
+
+/// Rules of this project.
+pub(crate) fn rules() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../rules"))
+}
+
+/// A running daemon.
+pub(crate) struct Daemon {
+    child: Child,
+    output: PathBuf,
+    log: PathBuf,
+    // Holds output, log and socket, outside of what the daemon watches; removed at the end.
+    _folder: tempfile::TempDir,
+}
+
+/// What a daemon left behind.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    /// From SIGTERM to the end.
+    pub(crate) took: Duration,
+    pub(crate) lines: Vec<Value>,
+    pub(crate) log: String,
+}
+
+impl Daemon {
+    /// `run` with this project's rules, JSON lines on standard output, scoped.
+    pub(crate) fn run(scope: &Scope, tier: &str) -> Self {
+        let rules = rules();
+        Self::start(
+            scope,
+            tier,
+            &[
+                "run",
+                "--output",
+                "stdout",
+                "--format",
+                "json",
+                "--rules",
+                rules.to_str().unwrap(),
+            ],
+        )
+    }
+
+    /// `record`, scoped.
+    pub(crate) fn record(scope: &Scope, tier: &str, more: &[&str]) -> Self {
+        let mut arguments = vec!["record"];
+        arguments.extend(more);
+        Self::start(scope, tier, &arguments)
+    }
+
+    fn start(scope: &Scope, tier: &str, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, log) = (folder.path().join("output"), folder.path().join("log"));
+        let notify = folder.path().join("notify");
+        let socket = UnixDatagram::bind(&notify).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .unwrap();
+        let child = Command::new(BINARY)
+            .args(arguments)
+            .args(["--tier", tier, "--scope"])
+            .arg(scope.cgroup())
+            .env("NOTIFY_SOCKET", &notify)
+            .env("STATE_DIRECTORY", folder.path())
+            .stdin(Stdio::null())
+            .stdout(File::create(&output).unwrap())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut daemon = Self {
+            child,
+            output,
+            log,
+            _folder: folder,
+        };
+        daemon.wait_until_ready(&socket);
+        daemon
+    }
+
+    fn wait_until_ready(&mut self, socket: &UnixDatagram) {
+        let started = Instant::now();
+        let mut message = [0; 4096];
+        loop {
+            if let Ok(length) = socket.recv(&mut message)
+                && message[..length]
+                    .split(|byte| *byte == b'\n')
+                    .any(|line| line == b"READY=1")
+            {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!(
+                    "the daemon ended with {status} before it was ready:\n{}",
+                    self.said()
+                );
+            }
+            assert!(
+                started.elapsed() < LIMIT,
+                "the daemon was not ready in {LIMIT:?}:\n{}",
+                self.said()
+            );
+        }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote so far: whole lines only.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.output).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e} in {line}")))
+            .collect()
+    }
+
+    /// Waits for a line that satisfies a condition.
+    pub(crate) fn wait_for(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            if let Some(found) = self.lines().into_iter().find(&wanted) {
+                return found;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!(
+                    "the daemon ended with {status} before {what}:\n{}",
+                    self.said()
+                );
+            }
+            assert!(
+                started.elapsed() < LIMIT,
+                "no {what} in {LIMIT:?}; {} lines so far; the daemon said:\n{}",
+                self.lines().len(),
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it said on standard error so far.
+    pub(crate) fn said(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(Pid::from_raw)
+            .unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGTERM, and everything it left behind. Must end by itself.
+    pub(crate) fn stop(mut self) -> Ended {
+        let asked = Instant::now();
+        self.signal(Signal::TERM);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                asked.elapsed() < LIMIT,
+                "the daemon did not end in {LIMIT:?}:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let took = asked.elapsed();
+        assert!(
+            status.success(),
+            "the daemon ended with {status}:\n{}",
+            self.said()
+        );
+        Ended {
+            status,
+            took,
+            lines: self.lines(),
+            log: self.said(),
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A text value by its dotted path.
+pub(crate) fn text<'a>(event: &'a Value, path: &str) -> &'a str {
+    at(event, path).as_str().unwrap_or_default()
+}
+
+/// A number by its dotted path.
+pub(crate) fn number(event: &Value, path: &str) -> Option<u64> {
+    at(event, path).as_u64()
+}
+
+/// A value by its dotted path; null when absent.
+pub(crate) fn at<'a>(event: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(event, |value, key| &value[key])
+}
+
+/// Whether an event is of a category and action.
+pub(crate) fn is(event: &Value, category: &str, action: &str) -> bool {
+    text(event, "event.action") == action
+        && at(event, "event.category")
+            .as_array()
+            .is_some_and(|all| all.iter().any(|one| one == category))
+}
