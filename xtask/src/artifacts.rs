@@ -111,9 +111,11 @@ fn require_kernel_object(messages: &[Value]) -> Result<()> {
                 .as_str()
                 .is_some_and(|id| id.contains("/sensor#"))
     });
-    let embedded = script
-        .and_then(|script| script["cfgs"].as_array())
-        .is_some_and(|cfgs| cfgs.iter().any(|cfg| cfg == "kernel_object"));
+    let object = script
+        .and_then(|script| script["out_dir"].as_str())
+        .map(|folder| Path::new(folder).join("kernel_object"))
+        .context("the build of the daemon said nothing of its kernel programs")?;
+    let embedded = object.metadata().is_ok_and(|meta| meta.len() > 0);
     if !embedded {
         bail!(
             "the daemon was built without its kernel programs; the warning above says what is missing"

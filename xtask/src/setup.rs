@@ -3,8 +3,10 @@
 //! In: this machine. Out: both found, or installed and said so, or an error with the one command that a person should run.
 //! Must never download a toolchain behind rustup's back, and does nothing when both are there.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -53,16 +55,32 @@ pub(crate) fn kernel_toolchain(root: &Path) -> Result<()> {
         );
         return Ok(());
     }
-    let compiler = match find_compiler()? {
+    let (found_compiler, found_linker) = (find_compiler()?, find_linker(root));
+    let complete = found_compiler.is_some() && found_linker.is_some();
+    let compiler = match found_compiler {
         Some(compiler) => compiler,
         None => install_compiler()?,
     };
-    let linker = match find_linker(root) {
+    let linker = match found_linker {
         Some(linker) => linker,
         None => install_linker(root, &compiler)?,
     };
+    if !complete {
+        rebuild_kernel_object(root)?;
+    }
     println!("kernel programs: {}, {}", compiler.what, linker.display());
     Ok(())
+}
+
+/// Has the next build look for the toolchain again: an earlier one may have gone without.
+fn rebuild_kernel_object(root: &Path) -> Result<()> {
+    let script = root.join("sensor/build.rs");
+    let file = fs::File::options()
+        .append(true)
+        .open(&script)
+        .with_context(|| format!("cannot open {}", script.display()))?;
+    file.set_modified(SystemTime::now())
+        .with_context(|| format!("cannot touch {}", script.display()))
 }
 
 fn find_compiler() -> Result<Option<Compiler>> {

@@ -53,6 +53,8 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         shell::output(shell::cargo(root).args(["fmt", "--all", "--check"])).map(|_| ())
     });
     steps.check("tidy", || tidy::run(root));
+    // Before anything is compiled: the daemon's build script looks for it once.
+    steps.check("kernel toolchain", || setup::kernel_toolchain(root));
     steps.check("clippy", || {
         let mut clippy = shell::cargo(root);
         clippy.args([
@@ -68,7 +70,6 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         ]);
         shell::output(&mut clippy).map(|_| ())
     });
-    steps.check("kernel toolchain", || setup::kernel_toolchain(root));
     let mut built = None;
     steps.check("build with kernel object", || {
         built = Some(artifacts::tests(root)?);
