@@ -20,5 +20,5 @@ pub const REGEX_BYTES_MAX: usize = 8 << 10;
 pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
 /// Most regular expressions in one query.
 pub const REGEXES_MAX: usize = 256;
-/// Longest text that constant folding builds, in bytes.
-pub const FOLDED_BYTES_MAX: usize = 64 << 10;
+/// Deepest nesting of groups in a regular expression.
+pub const REGEX_DEPTH_MAX: u32 = 50;

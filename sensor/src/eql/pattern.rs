@@ -75,8 +75,8 @@ pub fn anchored(pattern: &str) -> String {
     format!(r"\A(?s:{})\z", body(pattern))
 }
 
-/// The pattern without one leading `^` and one trailing `$`, and with `\<`, `\>` as the plain characters they are in the
-/// syntax rules are written in.
+/// The pattern without one leading `^` and one trailing `$`, rewritten to the dialect of the `regex` crate: `\<` and `\>`
+/// are plain characters, `\d`, `\w`, `\s` and their negations ASCII classes.
 pub fn body(pattern: &str) -> String {
     let inner = pattern.strip_prefix('^').unwrap_or(pattern);
     let inner = match inner.strip_suffix('$') {
@@ -84,22 +84,84 @@ pub fn body(pattern: &str) -> String {
         Some(rest) if rest.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 0 => rest,
         _ => inner,
     };
-    if !inner.contains(r"\<") && !inner.contains(r"\>") {
-        return inner.to_owned();
-    }
     let mut out = String::with_capacity(inner.len());
     let mut chars = inner.chars();
     while let Some(c) = chars.next() {
-        match c {
-            '\\' => match chars.next() {
-                Some(escaped @ ('<' | '>')) => out.push(escaped),
-                Some(escaped) => out.extend(['\\', escaped]),
-                None => out.push('\\'),
-            },
-            c => out.push(c),
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        // A class may stand inside a class, so the same text serves in both places.
+        match chars.next() {
+            Some(escaped @ ('<' | '>')) => out.push(escaped),
+            Some('d') => out.push_str("[0-9]"),
+            Some('D') => out.push_str("[^0-9]"),
+            Some('w') => out.push_str("[0-9A-Za-z_]"),
+            Some('W') => out.push_str("[^0-9A-Za-z_]"),
+            Some('s') => out.push_str(r"[\t\n\x0b\x0c\r ]"),
+            Some('S') => out.push_str(r"[^\t\n\x0b\x0c\r ]"),
+            Some(escaped) => out.extend(['\\', escaped]),
+            None => out.push('\\'),
         }
     }
     out
+}
+
+/// A text as a pattern that matches exactly itself.
+pub fn escape(text: &str) -> String {
+    regex_syntax::escape(text)
+}
+
+/// Why a regular expression cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegexError {
+    pub message: String,
+    pub help: String,
+}
+
+/// Checks one pattern completely: its syntax on its own, so that it cannot break out of the anchors around it, and its size
+/// once compiled.
+///
+/// # Errors
+/// What is wrong, as one line.
+pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
+    let body = body(pattern);
+    if let Err(error) = regex_syntax::ast::parse::ParserBuilder::new()
+        .nest_limit(limits::REGEX_DEPTH_MAX)
+        .build()
+        .parse(&body)
+    {
+        let near = error.span().start.offset..error.span().end.offset;
+        let at = body.get(near).filter(|s| !s.is_empty());
+        let help = match error.kind() {
+            regex_syntax::ast::ErrorKind::UnsupportedLookAround
+            | regex_syntax::ast::ErrorKind::UnsupportedBackreference => {
+                "the expression is matched in linear time, which rules it out".to_owned()
+            }
+            _ => at
+                .map(|s| format!("at `{}`", super::lexer::excerpt(s)))
+                .unwrap_or_default(),
+        };
+        return Err(RegexError {
+            message: error.kind().to_string(),
+            help,
+        });
+    }
+    match compile_regex(pattern, true) {
+        Ok(_) => Ok(()),
+        Err(regex::Error::CompiledTooBig(bytes)) => Err(RegexError {
+            message: format!("it needs more than {bytes} bytes once compiled"),
+            help: "use fewer or smaller repetitions".to_owned(),
+        }),
+        Err(error) => {
+            let text = error.to_string();
+            let line = text.lines().last().unwrap_or_default();
+            Err(RegexError {
+                message: line.trim_start_matches("error: ").to_owned(),
+                help: String::new(),
+            })
+        }
+    }
 }
 
 /// Compiles one pattern anchored at both ends.
@@ -159,6 +221,7 @@ mod tests {
             (r"a\\$", r"a\\"),
             ("^^a$$", "^a$"),
             (r"\<a\>\\<", r"<a>\\<"),
+            (r"[\d.]\\d", r"[[0-9].]\\d"),
         ] {
             assert_eq!(body(pattern), expected);
         }

@@ -255,6 +255,30 @@ pub fn equal_folded(a: &Scalar<'_>, b: &Scalar<'_>) -> Option<bool> {
     }
 }
 
+/// `in` and `in~`: true if the value equals any element, else null if the value or an element is null, else false.
+pub fn within<'a>(
+    value: &Scalar<'_>,
+    list: impl IntoIterator<Item = Scalar<'a>>,
+    fold: bool,
+) -> Option<bool> {
+    if value.is_null() {
+        return None;
+    }
+    let mut outcome = Some(false);
+    for item in list {
+        match if fold {
+            equal_folded(value, &item)
+        } else {
+            equal(value, &item)
+        } {
+            Some(true) => return Some(true),
+            Some(false) => {}
+            None => outcome = None,
+        }
+    }
+    outcome
+}
+
 /// Semantic version order: numeric parts by value, a pre-release before its release, build metadata last. What is not a
 /// version comes after all versions, by its bytes.
 pub fn compare_versions(a: &str, b: &str) -> Ordering {
