@@ -11,6 +11,7 @@ pub mod commands;
 pub mod config;
 pub mod decode;
 pub mod document;
+pub mod engine;
 pub mod enrich;
 pub mod eql;
 pub mod event;

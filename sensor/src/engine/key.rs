@@ -1,0 +1,300 @@
+//! Join keys: which tuples an event offers, and when two tuples are the same key.
+//!
+//! In: an event and a step's key list. Out: its distinct key tuples in element order, leftmost position slowest, each with
+//! a hash. Equality is by kind and value, case-sensitive; a number equals the text it is written as. Never more than the
+//! configured number of tuples per event and step; the rest is counted by the caller.
+
+use std::fmt::Write;
+use std::hash::{BuildHasher, Hasher};
+
+use smallvec::SmallVec;
+
+use crate::eql::query::FieldType;
+use crate::eql::time;
+use crate::event::{Fields, OwnedValue, Value, Values};
+
+use super::field::{FieldRef, SlotId};
+
+/// One position of a key list.
+#[derive(Clone, Debug)]
+pub(super) struct KeyField {
+    pub(super) slot: SlotId,
+    pub(super) ty: FieldType,
+    pub(super) optional: bool,
+}
+
+/// One value per position; `None` is the null of an optional key.
+pub(super) type Tuple<'e> = SmallVec<[Option<Value<'e>>; 4]>;
+
+/// A tuple with its hash.
+pub(super) struct Key<'e> {
+    pub(super) hash: u64,
+    pub(super) tuple: Tuple<'e>,
+}
+
+/// The tuples an event offers under a key list.
+pub(super) struct Keys<'e> {
+    pub(super) keys: SmallVec<[Key<'e>; 4]>,
+    /// Distinct tuples beyond the bound.
+    pub(super) truncated: u64,
+}
+
+/// Distinct key tuples of an event; none when a key that is not optional is missing.
+pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
+    list: &[KeyField],
+    fields: &[FieldRef],
+    event: &'e E,
+    hasher: &S,
+    max: usize,
+) -> Keys<'e> {
+    let mut out = Keys {
+        keys: SmallVec::new(),
+        truncated: 0,
+    };
+    let mut columns: SmallVec<[Column<'e>; 4]> = SmallVec::new();
+    let mut product = 1usize;
+    for key in list {
+        let values = fields
+            .get(key.slot.0 as usize)
+            .map(|f| f.values(event))
+            .unwrap_or_default();
+        if values.is_empty() && !key.optional {
+            return out;
+        }
+        let column = Column::new(values, key.ty, max);
+        product = product.saturating_mul(column.len());
+        columns.push(column);
+    }
+    if product > max {
+        out.truncated = u64::try_from(product - max).unwrap_or(u64::MAX);
+    }
+    let mut at: SmallVec<[usize; 4]> = smallvec::smallvec![0; columns.len()];
+    for _ in 0..product.min(max) {
+        let tuple: Tuple<'e> = columns.iter().zip(&at).map(|(c, i)| c.get(*i)).collect();
+        out.keys.push(Key {
+            hash: hash_tuple(&tuple, hasher),
+            tuple,
+        });
+        for (position, column) in at.iter_mut().zip(&columns).rev() {
+            *position += 1;
+            if *position < column.len() {
+                break;
+            }
+            *position = 0;
+        }
+    }
+    out
+}
+
+/// The distinct values one position can take.
+enum Column<'e> {
+    Null,
+    One(Value<'e>),
+    Many(Vec<Value<'e>>),
+}
+
+impl<'e> Column<'e> {
+    fn new(values: Values<'e>, ty: FieldType, max: usize) -> Self {
+        match (values.len(), values.get(0)) {
+            (0, _) | (_, None) => Column::Null,
+            (1, Some(value)) => Column::One(typed(value, ty)),
+            _ => {
+                let mut distinct: Vec<Value<'e>> = Vec::with_capacity(values.len().min(max));
+                for value in values.iter().map(|v| typed(v, ty)) {
+                    if !distinct.iter().any(|known| same(Some(*known), Some(value))) {
+                        distinct.push(value);
+                        // One past the bound is enough to know that something was left out.
+                        if distinct.len() > max {
+                            break;
+                        }
+                    }
+                }
+                Column::Many(distinct)
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Column::Null | Column::One(_) => 1,
+            Column::Many(values) => values.len(),
+        }
+    }
+
+    fn get(&self, i: usize) -> Option<Value<'e>> {
+        match self {
+            Column::Null => None,
+            Column::One(value) => Some(*value),
+            Column::Many(values) => values.get(i).copied(),
+        }
+    }
+}
+
+/// A value as the declared type of its field reads it.
+fn typed(value: Value<'_>, ty: FieldType) -> Value<'_> {
+    let value = match (ty, value) {
+        (FieldType::Ip, Value::Str(text)) => text.parse().map_or(value, Value::Ip),
+        (FieldType::Date, Value::Str(text)) => time::parse_ns(text).map_or(value, Value::Date),
+        (FieldType::Date, Value::Int(ms)) => ms.checked_mul(1_000_000).map_or(value, Value::Date),
+        _ => value,
+    };
+    match value {
+        Value::Ip(ip) => Value::Ip(ip.to_canonical()),
+        Value::Float(f) =>
+        {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "checked to be integral and in range just before"
+            )]
+            if f.fract() == 0.0 && f.abs() < 9.0e15 {
+                Value::Int(f as i64)
+            } else {
+                value
+            }
+        }
+        _ => value,
+    }
+}
+
+/// Whether two key values join.
+pub(super) fn same(a: Option<Value<'_>>, b: Option<Value<'_>>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => match (a, b) {
+            (Value::Str(a), Value::Str(b)) => a == b,
+            (Value::Int(a), Value::Int(b)) => a == b,
+            (Value::Bool(a), Value::Bool(b)) => a == b,
+            (Value::Date(a), Value::Date(b)) => a == b,
+            (Value::Ip(a), Value::Ip(b)) => a == b,
+            (Value::Bool(_) | Value::Date(_), _) | (_, Value::Bool(_) | Value::Date(_)) => false,
+            (a, b) => Text::of(&a).as_bytes() == Text::of(&b).as_bytes(),
+        },
+        _ => false,
+    }
+}
+
+/// Whether a stored key is this tuple.
+pub(super) fn same_tuple(stored: &[Option<OwnedValue>], tuple: &[Option<Value<'_>>]) -> bool {
+    stored.len() == tuple.len()
+        && stored
+            .iter()
+            .zip(tuple)
+            .all(|(s, t)| same(s.as_ref().map(OwnedValue::as_value), *t))
+}
+
+pub(super) fn owned(tuple: &[Option<Value<'_>>]) -> Box<[Option<OwnedValue>]> {
+    tuple.iter().map(|v| v.map(own)).collect()
+}
+
+fn own(value: Value<'_>) -> OwnedValue {
+    match value {
+        Value::Str(s) => OwnedValue::Str(s.into()),
+        Value::Int(i) => OwnedValue::Int(i),
+        Value::Float(f) => OwnedValue::Float(f),
+        Value::Bool(b) => OwnedValue::Bool(b),
+        Value::Ip(ip) => OwnedValue::Ip(ip),
+        Value::Date(ns) => OwnedValue::Date(ns),
+    }
+}
+
+pub(super) fn hash_tuple<S: BuildHasher>(tuple: &[Option<Value<'_>>], hasher: &S) -> u64 {
+    let mut state = hasher.build_hasher();
+    for value in tuple {
+        match value {
+            None => state.write_u8(0),
+            Some(Value::Bool(b)) => state.write_u8(1 + u8::from(*b)),
+            Some(Value::Date(ns)) => {
+                state.write_u8(3);
+                state.write_i64(*ns);
+            }
+            Some(value) => {
+                let text = Text::of(value);
+                state.write(text.as_bytes());
+                state.write_u8(0xFF);
+            }
+        }
+    }
+    state.finish()
+}
+
+/// Text of a value without allocating: long enough for any number and address.
+enum Text<'v> {
+    Borrowed(&'v str),
+    Written([u8; 48], usize),
+}
+
+impl<'v> Text<'v> {
+    fn of(value: &Value<'v>) -> Self {
+        let mut text = Text::Written([0; 48], 0);
+        // A value that did not fit would compare by its first 48 bytes; none of these kinds is that long.
+        let _ = match value {
+            Value::Str(s) => return Text::Borrowed(s),
+            Value::Int(i) => write!(text, "{i}"),
+            Value::Float(f) => write!(text, "{f:?}"),
+            Value::Bool(b) => write!(text, "{b}"),
+            Value::Ip(ip) => write!(text, "{ip}"),
+            Value::Date(ns) => write!(text, "{ns}"),
+        };
+        text
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Text::Borrowed(s) => s.as_bytes(),
+            Text::Written(bytes, len) => bytes.get(..*len).unwrap_or_default(),
+        }
+    }
+}
+
+impl Write for Text<'_> {
+    fn write_str(&mut self, s: &str) -> std::fmt::Result {
+        let Text::Written(bytes, len) = self else {
+            return Err(std::fmt::Error);
+        };
+        let room = bytes.get_mut(*len..*len + s.len()).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(s.as_bytes());
+        *len += s.len();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equality_and_hash_agree() {
+        let hasher = hashbrown::DefaultHashBuilder::default();
+        let values = [
+            Value::Str("7"),
+            Value::Int(7),
+            Value::Float(7.5),
+            Value::Str("7.5"),
+            Value::Str("07"),
+            Value::Str("true"),
+            Value::Bool(true),
+            Value::Date(7),
+            Value::Ip("10.0.0.1".parse().unwrap()),
+            Value::Str("10.0.0.1"),
+        ];
+        for a in values {
+            for b in values {
+                let joined = same(Some(a), Some(b));
+                assert_eq!(joined, same(Some(b), Some(a)));
+                if joined {
+                    assert_eq!(
+                        hash_tuple(&[Some(a)], &hasher),
+                        hash_tuple(&[Some(b)], &hasher),
+                        "{a:?} {b:?}"
+                    );
+                }
+            }
+        }
+        assert!(same(Some(values[0]), Some(values[1])));
+        assert!(same(Some(values[2]), Some(values[3])));
+        assert!(!same(Some(values[4]), Some(values[1])));
+        assert!(!same(Some(values[5]), Some(values[6])));
+        assert!(same(Some(values[8]), Some(values[9])));
+        assert!(same(None, None) && !same(None, Some(values[0])));
+    }
+}

@@ -1,0 +1,588 @@
+//! Event to match: all loaded rules at once, over one ordered stream.
+//!
+//! In: compiled queries and events in order. Out: matches with the events that made them. Plain synchronous code whose only
+//! clock is the events' own time (or what [`Engine::advance`] says). Every table has a bound and every eviction a counter;
+//! an event that matches nothing allocates nothing; nothing here panics.
+
+mod compile;
+mod condition;
+mod expression;
+mod field;
+mod glob;
+mod key;
+mod leaf;
+mod lineage;
+mod literal;
+mod partial_match;
+mod pipes;
+mod sample;
+mod sequence;
+mod turn;
+
+pub use compile::CompileError;
+
+use std::time::Duration;
+
+use crate::eql::query::Query;
+use crate::event::{FieldId, FieldTable, Fields, OwnedValue};
+
+use compile::{Compiler, Consumer, Plan, PlanForm};
+use condition::{Program, Test};
+use expression::Expression;
+use field::SlotId;
+use leaf::{LeafScratch, Leaves};
+use lineage::{LineageFields, Marks, Processes};
+use partial_match::Ordinal;
+use pipes::{PipeContext, PipeState};
+use sample::SampleState;
+use sequence::{Clocks, State};
+use turn::Turn;
+
+/// Bounds of the engine's memory. Reaching one evicts the oldest and counts it for the rule concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Key tuples one event offers to one step; array products beyond it are left out.
+    pub keys_per_event: usize,
+    /// Partial matches of one sequence, events of one sample.
+    pub partials: usize,
+    /// Partial matches per key and step of a sequence with aliases.
+    pub alias_partials: usize,
+    /// Partial matches over all rules, in bytes by [`Limits::partial_bytes`].
+    pub bytes: usize,
+    /// What one partial match is taken to cost, the event it pins included.
+    pub partial_bytes: usize,
+    /// How long a partial match of a sequence without maxspan may wait.
+    pub idle: Duration,
+    /// How far apart the events of a sample may be.
+    pub sample_window: Duration,
+    /// How long after its maxspan a partial is still there for events that arrive late.
+    pub late: Duration,
+    /// Keys a `unique` pipe remembers.
+    pub unique_keys: usize,
+    /// Processes whose descent is tracked for `descendant of` and its like.
+    pub processes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            keys_per_event: 256,
+            partials: 65_536,
+            alias_partials: 64,
+            bytes: 256 << 20,
+            partial_bytes: 1024,
+            idle: Duration::from_secs(3600),
+            sample_window: Duration::from_secs(540),
+            late: Duration::from_secs(1),
+            unique_keys: 65_536,
+            processes: 65_536,
+        }
+    }
+}
+
+/// What one rule has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleCounters {
+    /// Matches completed, before pipes.
+    pub matches: u64,
+    /// Partial matches started.
+    pub opened: u64,
+    /// Partial matches held now.
+    pub partials: u64,
+    /// Partial matches whose maxspan passed.
+    pub expired: u64,
+    /// Partial matches replaced by a newer one at the same key and step.
+    pub replaced: u64,
+    /// Partial matches closed by `until` or by a missing step that was not missing.
+    pub closed: u64,
+    /// Partial matches given up because a bound was reached: each is a possible miss.
+    pub evicted: u64,
+    /// Key tuples left out because an event offered too many: each is a possible miss.
+    pub truncated_keys: u64,
+}
+
+/// A query satisfied.
+#[derive(Clone, Debug)]
+pub struct Match<E> {
+    /// The number the rule was added under.
+    pub rule: usize,
+    /// Join key, `None` for the null of an optional key; empty without keys.
+    pub keys: Vec<Option<OwnedValue>>,
+    /// Events in step order.
+    pub events: Vec<E>,
+}
+
+/// Collects queries.
+#[derive(Debug)]
+pub struct Builder {
+    compiler: Compiler,
+    limits: Limits,
+    entity: Box<str>,
+    parent: Box<str>,
+}
+
+impl Builder {
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            compiler: Compiler::new("event.category"),
+            limits,
+            entity: "process.entity_id".into(),
+            parent: "process.parent.entity_id".into(),
+        }
+    }
+
+    /// The field that `process where` and its like compare: `event.category` unless told otherwise.
+    pub fn category_field(&mut self, path: &str) {
+        self.compiler.category = path.into();
+    }
+
+    /// The fields that tell a process and its parent, for `descendant of` and its like.
+    pub fn process_fields(&mut self, entity: &str, parent: &str) {
+        self.entity = entity.into();
+        self.parent = parent.into();
+    }
+
+    /// Every rule gets its own copy of every test. Only to check that sharing them makes no difference.
+    #[doc(hidden)]
+    pub fn without_sharing(&mut self) {
+        self.compiler.leaves.intern = false;
+    }
+
+    /// Adds a rule's query under a number of the caller's choice.
+    ///
+    /// # Errors
+    /// A query past a limit of the engine, or a pattern that does not compile.
+    pub fn add(&mut self, rule: usize, query: &Query) -> Result<(), CompileError> {
+        self.compiler.add(rule, query)
+    }
+
+    /// Compiles everything added. Paths the table does not know yet are given numbers in it.
+    ///
+    /// # Errors
+    /// A field's patterns together pass the automaton's size.
+    pub fn build<E: Fields + Clone>(
+        mut self,
+        fields: &mut FieldTable,
+    ) -> Result<Engine<E>, CompileError> {
+        let has_lineage = self.compiler.has_lineage();
+        let leaves = &mut self.compiler.leaves;
+        let lineage_slots = has_lineage.then(|| {
+            [
+                leaves.paths.intern(&self.entity),
+                leaves.paths.intern(&self.parent),
+                leaves.paths.intern("event.type"),
+            ]
+        });
+        let resolved = self.compiler.leaves.paths.resolve(fields);
+        let (leaves, aliases) = self.compiler.leaves.build(resolved)?;
+        let at = |slot: SlotId| leaves.fields.get(slot.0 as usize).copied();
+        let lineage = lineage_slots.and_then(|[entity, parent, event_type]| {
+            Some(LineageFields {
+                entity: at(entity)?,
+                parent: at(parent)?,
+                event_type: at(event_type)?,
+            })
+        });
+        let cost = |test: Test| match test {
+            Test::Leaf(leaf) => leaves.cost(leaf),
+            Test::Lineage(..) => 1,
+            Test::Alias(_) => 1000,
+        };
+        let filters = self.compiler.filters.into_iter();
+        let filters = filters
+            .map(|f| (Program::new(&f.cond, &cost), f.consumers))
+            .collect();
+        let mut needed: Vec<FieldId> = leaves.fields.iter().map(|f| f.id).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        let states = self.compiler.plans.iter().map(RuleState::new).collect();
+        let plans = self.compiler.plans;
+        Ok(Engine {
+            scratch: leaves.scratch(),
+            counters: vec![
+                RuleCounters::default();
+                plans.iter().map(|p| p.rule + 1).max().unwrap_or(0)
+            ],
+            woken: vec![(0, false); plans.len()],
+            clocks: Clocks {
+                idle_ns: nanoseconds(self.limits.idle),
+                late_ns: nanoseconds(self.limits.late),
+            },
+            window_ns: nanoseconds(self.limits.sample_window),
+            waiting: (0..plans.len())
+                .filter(|i| has_timers(plans.get(*i)))
+                .collect(),
+            leaves,
+            aliases,
+            filters,
+            plans,
+            states,
+            needed,
+            lineage,
+            processes: Processes::default(),
+            limits: self.limits,
+            now_ns: i64::MIN,
+            arrivals: 0,
+            touched: Vec::new(),
+            sweep: 0,
+            held: 0,
+            found: Vec::new(),
+        })
+    }
+}
+
+fn nanoseconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn has_timers(plan: Option<&Plan>) -> bool {
+    matches!(plan, Some(Plan { form: PlanForm::Sequence(s), .. }) if s.trailing)
+}
+
+/// All rules, compiled, with what they remember of the stream so far.
+#[derive(Debug)]
+pub struct Engine<E> {
+    leaves: Leaves,
+    aliases: Vec<Expression>,
+    filters: Vec<(Program, Vec<Consumer>)>,
+    plans: Vec<Plan>,
+    states: Vec<RuleState<E>>,
+    counters: Vec<RuleCounters>,
+    needed: Vec<FieldId>,
+    lineage: Option<LineageFields>,
+    processes: Processes,
+    limits: Limits,
+    clocks: Clocks,
+    window_ns: i64,
+    /// The largest event time seen, or what `advance` was told.
+    now_ns: i64,
+    arrivals: u64,
+    scratch: LeafScratch,
+    /// Per plan: satisfied steps and the until filter, valid while the plan is in `touched`.
+    woken: Vec<(u64, bool)>,
+    touched: Vec<u32>,
+    /// Plans with trailing missing steps: their matches may be due at any event.
+    waiting: Vec<usize>,
+    /// The next plan whose expired partials are swept, one per event.
+    sweep: usize,
+    /// Partials of all plans together.
+    held: usize,
+    found: Vec<Match<E>>,
+}
+
+/// What one rule remembers.
+#[derive(Debug)]
+struct RuleState<E> {
+    form: FormState<E>,
+    pipes: PipeState<E>,
+}
+
+#[derive(Debug)]
+enum FormState<E> {
+    Event,
+    Sequence(State<E>),
+    Sample(SampleState<E>),
+}
+
+impl<E: Fields + Clone> RuleState<E> {
+    fn new(plan: &Plan) -> Self {
+        let form = match &plan.form {
+            PlanForm::Event => FormState::Event,
+            PlanForm::Sequence(sequence) => FormState::Sequence(sequence.state()),
+            PlanForm::Sample(_) => FormState::Sample(SampleState::default()),
+        };
+        Self {
+            form,
+            pipes: PipeState::new(&plan.pipes),
+        }
+    }
+}
+
+impl<E> FormState<E> {
+    fn held(&self) -> usize {
+        match self {
+            FormState::Event => 0,
+            FormState::Sequence(state) => state.store.len(),
+            FormState::Sample(state) => state.held,
+        }
+    }
+}
+
+impl<E: Fields + Clone> Engine<E> {
+    /// Lets one event act. Matches it completes, and those its time makes due, are appended in order.
+    pub fn process(&mut self, event: &E, matches: &mut Vec<Match<E>>) {
+        let ordinal = Ordinal {
+            time_ns: event.time_ns(),
+            arrival: self.arrivals,
+        };
+        self.arrivals += 1;
+        if ordinal.time_ns > self.now_ns {
+            self.now_ns = ordinal.time_ns;
+            for i in 0..self.waiting.len() {
+                let plan = self.waiting.get(i).copied().unwrap_or(0);
+                self.expire(plan, matches);
+            }
+        }
+        self.scratch.next_event();
+        let marks = match &self.lineage {
+            Some(fields) => self.processes.enter(fields, event, self.limits.processes),
+            None => Marks::default(),
+        };
+        let earned = self.wake(event, marks);
+        for i in 0..self.touched.len() {
+            let plan = self.touched.get(i).map_or(0, |p| *p as usize);
+            self.act(plan, event, ordinal, marks, matches);
+        }
+        self.touched.clear();
+        if let Some(fields) = &self.lineage {
+            self.processes.leave(fields, event, earned, self.now_ns);
+        }
+        self.sweep_one(matches);
+    }
+
+    /// Evaluates the filters and notes who they wake. Returns the marks the event earns its process.
+    fn wake(&mut self, event: &E, marks: Marks) -> u128 {
+        let mut earned = 0u128;
+        for (program, consumers) in &self.filters {
+            let holds = program.run(|test| match test {
+                Test::Leaf(leaf) => self.leaves.holds(leaf, event, &mut self.scratch),
+                Test::Lineage(mark, relation) => marks.has(mark, relation),
+                Test::Alias(_) => false,
+            });
+            if !holds {
+                continue;
+            }
+            for consumer in consumers {
+                let (plan, step, until) = match consumer {
+                    Consumer::Step { plan, step } => (*plan, 1u64 << step, false),
+                    Consumer::Until { plan } => (*plan, 0, true),
+                    Consumer::Mark(mark) => {
+                        earned |= 1 << mark.0;
+                        continue;
+                    }
+                };
+                if let Some(woken) = self.woken.get_mut(plan as usize) {
+                    if *woken == (0, false) {
+                        self.touched.push(plan);
+                    }
+                    woken.0 |= step;
+                    woken.1 |= until;
+                }
+            }
+        }
+        self.touched.sort_unstable();
+        earned
+    }
+
+    /// Lets the event act on one rule.
+    fn act(
+        &mut self,
+        at: usize,
+        event: &E,
+        ordinal: Ordinal,
+        marks: Marks,
+        matches: &mut Vec<Match<E>>,
+    ) {
+        let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
+            return;
+        };
+        let (mask, until) = self
+            .woken
+            .get_mut(at)
+            .map(std::mem::take)
+            .unwrap_or_default();
+        let Some(counters) = self.counters.get_mut(plan.rule) else {
+            return;
+        };
+        let before = state.form.held();
+        let mut turn = Turn {
+            event,
+            ordinal,
+            leaves: &self.leaves,
+            aliases: &self.aliases,
+            scratch: &mut self.scratch,
+            marks,
+            limits: &self.limits,
+            counters,
+        };
+        match (&plan.form, &mut state.form) {
+            (PlanForm::Sequence(sequence), FormState::Sequence(inner)) => {
+                sequence.expire(
+                    inner,
+                    self.now_ns,
+                    &self.clocks,
+                    turn.counters,
+                    &mut self.found,
+                );
+                sequence.process(inner, &mut turn, mask, until, &mut self.found);
+            }
+            (PlanForm::Sample(sample), FormState::Sample(inner)) => {
+                sample.process(inner, &mut turn, mask, self.window_ns, &mut self.found);
+            }
+            _ => {
+                turn.counters.matches += 1;
+                self.found.push(Match {
+                    rule: plan.rule,
+                    keys: Vec::new(),
+                    events: vec![event.clone()],
+                });
+            }
+        }
+        self.held = self.held + state.form.held() - before;
+        self.pipe(at, matches);
+        self.keep_budget();
+    }
+
+    /// Sends what a rule found through its pipes.
+    fn pipe(&mut self, at: usize, matches: &mut Vec<Match<E>>) {
+        if self.found.is_empty() {
+            return;
+        }
+        let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
+            return;
+        };
+        if plan.pipes.is_empty() {
+            matches.append(&mut self.found);
+            return;
+        }
+        let Some(counters) = self.counters.get_mut(plan.rule) else {
+            return;
+        };
+        let mut cx = PipeContext {
+            fields: &self.leaves.fields,
+            unique_max: self.limits.unique_keys,
+            counters,
+        };
+        for found in self.found.drain(..) {
+            state.pipes.push(&plan.pipes, 0, found, &mut cx, matches);
+        }
+    }
+
+    /// Time has come to `now_ns` without an event: matches that wait for something to stay away go out when due.
+    pub fn advance(&mut self, now_ns: i64, matches: &mut Vec<Match<E>>) {
+        self.now_ns = self.now_ns.max(now_ns);
+        for at in 0..self.plans.len() {
+            self.expire(at, matches);
+        }
+    }
+
+    /// The input has ended: nothing can reject what still waits, and pipes that needed the end give their results.
+    pub fn finish(&mut self, matches: &mut Vec<Match<E>>) {
+        for at in 0..self.plans.len() {
+            let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
+                continue;
+            };
+            let Some(counters) = self.counters.get_mut(plan.rule) else {
+                continue;
+            };
+            if let (PlanForm::Sequence(sequence), FormState::Sequence(inner)) =
+                (&plan.form, &mut state.form)
+            {
+                let before = inner.store.len();
+                sequence.finish(inner, counters, &mut self.found);
+                self.held = self.held + inner.store.len() - before;
+            }
+            self.pipe(at, matches);
+            let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
+                continue;
+            };
+            let Some(counters) = self.counters.get_mut(plan.rule) else {
+                continue;
+            };
+            let mut cx = PipeContext {
+                fields: &self.leaves.fields,
+                unique_max: self.limits.unique_keys,
+                counters,
+            };
+            state.pipes.finish(&plan.pipes, &mut cx, matches);
+        }
+    }
+
+    /// Counters by rule number.
+    pub fn counters(&self) -> &[RuleCounters] {
+        &self.counters
+    }
+
+    /// Every field some rule reads, sorted.
+    pub fn needed_fields(&self) -> &[FieldId] {
+        &self.needed
+    }
+
+    /// Processes whose descent was forgotten because there were too many.
+    pub fn processes_evicted(&self) -> u64 {
+        self.processes.evicted
+    }
+
+    /// Lets time act on one rule.
+    fn expire(&mut self, at: usize, matches: &mut Vec<Match<E>>) {
+        let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
+            return;
+        };
+        let Some(counters) = self.counters.get_mut(plan.rule) else {
+            return;
+        };
+        let before = state.form.held();
+        match (&plan.form, &mut state.form) {
+            (PlanForm::Sequence(sequence), FormState::Sequence(inner)) => {
+                sequence.expire(inner, self.now_ns, &self.clocks, counters, &mut self.found);
+            }
+            (PlanForm::Sample(sample), FormState::Sample(inner)) => {
+                sample.expire(inner, self.now_ns, self.window_ns, counters);
+            }
+            _ => return,
+        }
+        self.held = self.held + state.form.held() - before;
+        self.pipe(at, matches);
+    }
+
+    /// Rules that no event touches still let go of what expired: one rule is visited per event.
+    fn sweep_one(&mut self, matches: &mut Vec<Match<E>>) {
+        if self.held == 0 {
+            return;
+        }
+        self.sweep = if self.sweep + 1 < self.plans.len() {
+            self.sweep + 1
+        } else {
+            0
+        };
+        self.expire(self.sweep, matches);
+    }
+
+    /// Keeps all rules together within the byte budget: the rule that holds most gives up its oldest.
+    fn keep_budget(&mut self) {
+        let most = self.limits.bytes / self.limits.partial_bytes.max(1);
+        while self.held > most.max(1) {
+            let largest = (0..self.states.len())
+                .max_by_key(|i| self.states.get(*i).map_or(0, |s| s.form.held()));
+            let Some(at) = largest else { return };
+            let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
+                return;
+            };
+            let before = state.form.held();
+            match &mut state.form {
+                FormState::Event => return,
+                FormState::Sequence(inner) => {
+                    let Some(oldest) = inner.store.oldest() else {
+                        return;
+                    };
+                    sequence::evict(inner, oldest);
+                }
+                FormState::Sample(inner) => {
+                    inner.remove_longest_idle();
+                }
+            }
+            let after = state.form.held();
+            if after == before {
+                return;
+            }
+            self.held -= before - after;
+            if let Some(counters) = self.counters.get_mut(plan.rule) {
+                counters.evicted += 1;
+                counters.partials = after as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
