@@ -62,3 +62,34 @@ fn public_rules_check_without_a_word() {
     assert!(checked >= 300, "only {checked} EQL queries found");
     assert!(complaints.is_empty(), "\n{complaints}");
 }
+
+#[test]
+fn conformance_queries_check() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance");
+    let mut checked = 0;
+    let mut complaints = String::new();
+    for file in [
+        "elasticsearch/test_queries.toml",
+        "elasticsearch/additional_test_queries.toml",
+        "elasticsearch/test_extra.toml",
+        "python-eql/translated_queries.toml",
+    ] {
+        let path = folder.join(file);
+        let Ok(text) = fs::read_to_string(&path) else {
+            eprintln!("SKIPPED: no {}", path.display());
+            return;
+        };
+        let suite: toml::Table = text.parse().unwrap();
+        for case in suite["queries"].as_array().unwrap() {
+            let query = case["query"].as_str().unwrap();
+            checked += 1;
+            if let Err(found) = eql::compile(query, &OpenSchema, Mode::Replay) {
+                let errors = found.iter().filter(|d| d.severity == Severity::Error);
+                complaints.extend(errors.map(|d| d.render(query, &Origin::whole(file))));
+            }
+        }
+    }
+    eprintln!("{checked} conformance queries checked");
+    assert_eq!(checked, 133 + 61 + 40 + 127);
+    assert!(complaints.is_empty(), "\n{complaints}");
+}
