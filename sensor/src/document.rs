@@ -147,13 +147,40 @@ impl Source {
             .iter()
             .take(SYNTAX_ERRORS_MAX)
             .map(|error| {
-                // A multi-line message holds what is expected on its own line.
-                let message = error.message().trim().replace('\n', ", ");
-                self.problem(error.span().unwrap_or(0..0), message, None)
+                let span = error.span().unwrap_or(0..0);
+                let (message, help) = syntax(&self.text, &span, error.message());
+                self.problem(span, message, help)
             })
             .collect();
         (table, problems)
     }
+}
+
+/// The parser's words about a syntax error, made whole where they mislead or say too little.
+fn syntax(text: &str, span: &Range<usize>, message: &str) -> (String, Option<String>) {
+    let before = text.get(..span.start).unwrap_or_default().trim_end();
+    let after = text
+        .get(span.start..)
+        .unwrap_or_default()
+        .trim_start_matches([' ', '\t']);
+    if before.ends_with('=') && (after.is_empty() || after.starts_with(['\n', '\r', '#'])) {
+        return (
+            "there is no value after `=`".to_owned(),
+            Some(
+                "allowed are a string in quotes, a number, true, false, an array or a table"
+                    .to_owned(),
+            ),
+        );
+    }
+    if message.starts_with("duplicate key") {
+        let key = text.get(span.clone()).unwrap_or_default();
+        return (
+            format!("`{key}` is given twice"),
+            Some("a key may stand once in its table".to_owned()),
+        );
+    }
+    // What is expected stands on a line of its own.
+    (message.trim().replace('\n', ", "), None)
 }
 
 fn read_plain_file(path: &Path, what: &str) -> Result<Vec<u8>, Box<Problem>> {
@@ -300,7 +327,7 @@ impl<'t> Table<'t> {
     ) -> Option<Found<'t, &'t str>> {
         if !self.has(key) {
             self.asked.push(key);
-            problems.push(self.missing(key));
+            problems.push(self.missing(key, "\"…\""));
             return None;
         }
         let found = self.string(key, problems)?;
@@ -315,14 +342,16 @@ impl<'t> Table<'t> {
         Some(found)
     }
 
-    /// The error for a key that must be there; names a key that looks like it.
-    pub fn missing(&self, key: &str) -> Problem {
+    /// The error for a key that must be there; names a key that looks like it, or else the form to write it in.
+    pub fn missing(&self, key: &str, form: &str) -> Problem {
         let keys = self.table.keys().map(|k| k.get_ref().as_ref());
-        let help = closest(key, keys.filter(|k| !self.asked.contains(k)))
-            .map(|near| format!("is `{near}` meant to be it?"));
+        let help = match closest(key, keys.filter(|k| !self.asked.contains(k))) {
+            Some(near) => format!("is `{near}` meant to be it?"),
+            None => format!("add a line `{key} = {form}`"),
+        };
         let name = self.name(key);
         self.source
-            .problem(self.span(), format!("`{name}` is missing"), help)
+            .problem(self.span(), format!("`{name}` is missing"), Some(help))
     }
 
     pub fn strings(

@@ -15,3 +15,4 @@ pub mod engine;
 pub mod enrich;
 pub mod eql;
 pub mod event;
+pub mod rule;

@@ -126,7 +126,7 @@ impl Checker<'_> {
     }
 
     fn warn_constant(&mut self, filter: &Filter) {
-        if matches!(filter.condition, Condition::Const(false)) && !self.broken {
+        if matches!(filter.condition, Condition::Const(false)) && !self.has_errors() {
             self.warning(
                 Kind::ConstantCondition,
                 filter.span,
@@ -165,7 +165,7 @@ impl Checker<'_> {
 
     fn step(&mut self, shared: &[Key], term: &ast::Term, has_maxspan: bool) -> Step {
         let filter = self.filter(&term.event);
-        if matches!(filter.condition, Condition::Const(false)) && !self.broken {
+        if matches!(filter.condition, Condition::Const(false)) && !self.has_errors() {
             let (message, help) = if term.missing {
                 (
                     "no event can match this step",
@@ -345,7 +345,7 @@ impl Checker<'_> {
         let mut steps = Vec::with_capacity(tree.terms.len());
         for term in &tree.terms {
             let filter = self.filter(&term.event);
-            if matches!(filter.condition, Condition::Const(false)) && !self.broken {
+            if matches!(filter.condition, Condition::Const(false)) && !self.has_errors() {
                 let help = "the sample can never be complete";
                 self.warning(
                     Kind::UnreachableStep,

@@ -189,6 +189,15 @@ impl<'s> Checker<'s> {
         });
     }
 
+    /// Whether something is wrong already: what follows from it is not worth a warning.
+    fn has_errors(&self) -> bool {
+        self.broken
+            || self
+                .diagnostics
+                .iter()
+                .any(|d| d.severity == Severity::Error)
+    }
+
     fn error(
         &mut self,
         kind: Kind,

@@ -1,0 +1,127 @@
+//! Files and directories to rules.
+//!
+//! In: paths. Out: [`Loaded`]. One bad file never hides another; two rules never share an id.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Rule, directory, format};
+use crate::document::{Problem, Source};
+
+/// A file that is a rule, but not one for this sensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    pub path: Arc<Path>,
+    pub name: Option<String>,
+    pub reason: String,
+}
+
+/// What came of reading rule files.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub rules: Vec<Arc<Rule>>,
+    pub skipped: Vec<Skipped>,
+    /// Errors, warnings and notes, by file in reading order.
+    pub problems: Vec<Problem>,
+    /// Rule files looked at.
+    pub files: usize,
+    /// Files with at least one error: none of them is in `rules`.
+    pub failed: usize,
+}
+
+impl Loaded {
+    pub fn errors(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter().filter(|problem| problem.is_error())
+    }
+
+    fn add(&mut self, path: &Path) {
+        self.files += 1;
+        let outcome = match Source::read(path, "rule file") {
+            Ok(source) => format::read(&source),
+            Err(problem) => format::Outcome {
+                rule: None,
+                skipped: None,
+                problems: vec![*problem],
+            },
+        };
+        if outcome.problems.iter().any(Problem::is_error) {
+            self.failed += 1;
+        }
+        self.problems.extend(outcome.problems);
+        self.skipped.extend(outcome.skipped);
+        self.rules.extend(outcome.rule.map(Arc::new));
+    }
+
+    /// Reports and drops every rule whose id an earlier one has.
+    fn refuse_duplicates(&mut self) {
+        let mut first: HashMap<String, (Arc<Path>, usize)> = HashMap::new();
+        let mut problems = Vec::new();
+        self.rules.retain(|rule| match first.get(&rule.id) {
+            None => {
+                first.insert(rule.id.clone(), (Arc::clone(&rule.path), rule.id_line));
+                true
+            }
+            Some((path, line)) => {
+                let mut problem = Problem::of_file(
+                    &rule.path,
+                    format!("the rule id `{}` is taken", rule.id),
+                    Some(&format!(
+                        "{}:{line} has it; ids must be unique",
+                        path.display()
+                    )),
+                );
+                problem.place = Some((rule.id_line, 1));
+                problems.push(problem);
+                false
+            }
+        });
+        self.failed += problems.len();
+        self.problems.extend(problems);
+    }
+}
+
+/// Loads rule files and the `*.toml` files of directories, in the order given; files of a directory in order of name.
+#[must_use]
+pub fn load(paths: &[PathBuf]) -> Loaded {
+    let mut loaded = Loaded::default();
+    for path in paths {
+        if path.is_dir() {
+            match directory::rule_files(path) {
+                Ok(files) => files.iter().for_each(|file| loaded.add(file)),
+                Err(problem) => loaded.problems.push(*problem),
+            }
+        } else {
+            loaded.add(path);
+        }
+    }
+    loaded.refuse_duplicates();
+    loaded
+}
+
+/// Loads the installed rules. Directories come in order of precedence: a file hides those of the same name in later ones,
+/// an empty file hides without being a rule. Directories that do not exist are passed over.
+#[must_use]
+pub fn load_installed(directories: &[PathBuf]) -> Loaded {
+    let mut loaded = Loaded::default();
+    let (files, problems) = directory::merged_files(directories);
+    loaded.problems.extend(problems);
+    for file in files {
+        loaded.add(&file);
+    }
+    loaded.refuse_duplicates();
+    loaded
+}
+
+/// Loads one rule from text; for tests and tools.
+#[must_use]
+pub fn load_source(source: &Source) -> Loaded {
+    let outcome = format::read(source);
+    Loaded {
+        failed: usize::from(outcome.problems.iter().any(Problem::is_error)),
+        files: 1,
+        problems: outcome.problems,
+        skipped: outcome.skipped.into_iter().collect(),
+        rules: outcome.rule.map(Arc::new).into_iter().collect(),
+    }
+}

@@ -1,0 +1,126 @@
+//! Rule files: metadata, query, examples that must and must not fire.
+//!
+//! In: paths of rule files and directories. Out: [`Loaded`]: rules with typed queries, the skipped ones with the reason,
+//! and every problem of every file with its place. One bad file never hides another, and nothing here panics.
+
+mod directory;
+mod format;
+mod load;
+pub mod schema;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use load::{Loaded, Skipped, load, load_installed, load_source};
+
+use crate::eql;
+
+/// One rule that can be matched.
+#[derive(Debug)]
+pub struct Rule {
+    pub path: Arc<Path>,
+    pub shape: Shape,
+    /// Unique among the loaded rules; a UUID in the public sets.
+    pub id: String,
+    pub name: String,
+    pub description: Option<String>,
+    pub version: Option<String>,
+    pub severity: Severity,
+    /// 0 to 100.
+    pub risk_score: u8,
+    pub authors: Vec<String>,
+    pub license: Option<String>,
+    pub references: Vec<String>,
+    pub false_positives: Vec<String>,
+    pub tags: Vec<String>,
+    /// Triage guide, Markdown.
+    pub note: Option<String>,
+    pub threats: Vec<Threat>,
+    pub query_text: String,
+    pub query: eql::query::Query,
+    /// What `[[test]]` tables claim.
+    pub examples: Vec<Example>,
+    /// Line of the rule's id, from 1.
+    id_line: usize,
+}
+
+/// The three shapes a rule file may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `[rule]` with `rule_id` and `type`, written for this sensor: it names no index. Every field must exist here.
+    Own,
+    /// The same with `index`: written for an index of Elasticsearch, whose fields may differ from ours.
+    Detection,
+    /// `[rule]` with `id` and `os_list`: an endpoint behavior rule.
+    Behavior,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    Low,
+    Medium,
+    High,
+    Critical,
+}
+
+impl Severity {
+    pub const ALL: [Severity; 4] = [
+        Severity::Low,
+        Severity::Medium,
+        Severity::High,
+        Severity::Critical,
+    ];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Severity::Low => "low",
+            Severity::Medium => "medium",
+            Severity::High => "high",
+            Severity::Critical => "critical",
+        }
+    }
+
+    /// The risk score of a rule that gives none.
+    #[must_use]
+    pub fn risk_score(self) -> u8 {
+        match self {
+            Severity::Low => 21,
+            Severity::Medium => 47,
+            Severity::High => 73,
+            Severity::Critical => 99,
+        }
+    }
+}
+
+/// One tactic of a framework, usually MITRE ATT&CK, and the techniques under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Threat {
+    pub framework: String,
+    pub tactic: Reference,
+    pub techniques: Vec<Technique>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Technique {
+    pub reference: Reference,
+    pub subtechniques: Vec<Reference>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reference {
+    pub id: String,
+    pub name: String,
+    pub url: Option<String>,
+}
+
+/// Events that must, or must not, make the rule fire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    pub name: String,
+    pub fires: bool,
+    /// ECS events, one JSON document per line.
+    pub events: String,
+    /// Line in the rule file, from 1.
+    pub line: usize,
+}
