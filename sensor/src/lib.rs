@@ -6,6 +6,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod alert;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -15,4 +16,5 @@ pub mod engine;
 pub mod enrich;
 pub mod eql;
 pub mod event;
+pub mod output;
 pub mod rule;

@@ -111,6 +111,25 @@ pub trait Fields {
     fn values(&self, field: FieldId) -> Values<'_>;
 }
 
+/// An event that can be shown as a whole, as the evidence of an alert.
+pub trait Evidence: Fields + Send + Sync {
+    /// The typed event, when the sensor made it itself.
+    fn typed(&self) -> Option<&Event> {
+        None
+    }
+
+    /// The JSON document it was read from, on one line; `None` for an event the sensor made itself.
+    fn document(&self) -> Option<&str> {
+        None
+    }
+}
+
+impl Evidence for Event {
+    fn typed(&self) -> Option<&Event> {
+        Some(self)
+    }
+}
+
 impl<T: Fields + ?Sized> Fields for Arc<T> {
     #[inline]
     fn time_ns(&self) -> i64 {

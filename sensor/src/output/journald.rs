@@ -1,0 +1,437 @@
+//! Alerts as native journal entries.
+//!
+//! In: alerts. Out: datagrams of the journal's native protocol. Sending waits for the journal rather than lose an entry; when
+//! the journal is away the alert at hand is kept and tried again, and the queue before this output is what overflows, counted.
+//! It never passes a control character in `MESSAGE`, nor a priority that is broadcast to terminals.
+
+use std::io::{self, IoSlice, Write as _};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use sha2::{Digest as _, Sha256};
+
+use super::{Sink, json};
+use crate::alert::Alert;
+use crate::rule::Severity;
+
+/// Where journald listens.
+pub const SOCKET: &str = "/run/systemd/journal/socket";
+/// What entries are filed under.
+pub const IDENTIFIER: &str = "eql-sensor";
+
+/// Asked of the kernel for datagrams that wait for the journal; it may grant less.
+const SEND_BUFFER_BYTES: usize = 8 << 20;
+/// How long one send may wait before the end of the sensor is looked for.
+const SEND_WAIT: Duration = Duration::from_millis(200);
+/// First and longest pause before an absent journal is tried again.
+const PAUSE_FIRST: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Whether this system has a journal that takes entries.
+#[must_use]
+pub fn is_there() -> bool {
+    Path::new(SOCKET).exists()
+}
+
+/// A writer to one journal socket; connects when first needed.
+pub struct Journald {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+    entry: Vec<u8>,
+}
+
+impl Journald {
+    /// The journal of this system.
+    #[must_use]
+    pub fn system() -> Journald {
+        Journald::at(Path::new(SOCKET))
+    }
+
+    /// The journal behind another socket.
+    #[must_use]
+    pub fn at(path: &Path) -> Journald {
+        Journald {
+            path: path.to_owned(),
+            socket: None,
+            entry: Vec::new(),
+        }
+    }
+
+    /// One attempt to hand over the entry.
+    fn send(&mut self) -> io::Result<()> {
+        let socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => connect(&self.path)?,
+        };
+        let sent = match socket.send(&self.entry) {
+            Err(error) if is_too_large(&error) => send_sealed(&socket, &self.entry),
+            other => other.map(|_| ()),
+        };
+        // A socket whose other end went away stays useless; a full one does not.
+        if sent.as_ref().err().is_none_or(is_full) {
+            self.socket = Some(socket);
+        }
+        sent
+    }
+}
+
+impl Sink for Journald {
+    fn write(&mut self, alert: &Alert, give_up: &AtomicBool) -> io::Result<()> {
+        self.entry.clear();
+        write_entry(alert, &mut self.entry);
+        let mut pause = PAUSE_FIRST;
+        let mut told = false;
+        loop {
+            let Err(error) = self.send() else {
+                if told {
+                    tracing::info!("the journal takes alerts again");
+                }
+                return Ok(());
+            };
+            let worth_waiting = is_full(&error) || is_away(&error);
+            if !worth_waiting || give_up.load(Ordering::Relaxed) {
+                return Err(error);
+            }
+            if !told {
+                tracing::warn!("the journal takes no alerts, trying again: {error}");
+                told = true;
+            }
+            if is_away(&error) {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path)?;
+    socket.set_write_timeout(Some(SEND_WAIT))?;
+    // A smaller buffer works too, it only waits more often.
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES);
+    Ok(socket)
+}
+
+fn is_too_large(error: &io::Error) -> bool {
+    let errno = error.raw_os_error();
+    errno == Some(Errno::MSGSIZE.raw_os_error()) || errno == Some(Errno::NOBUFS.raw_os_error())
+}
+
+/// The wait for room ended, or was interrupted.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
+}
+
+/// Nobody listens at the moment.
+fn is_away(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::NotConnected
+    )
+}
+
+/// Hands an entry too large for a datagram over as a sealed memory file.
+fn send_sealed(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = std::fs::File::from(rustix::fs::memfd_create("eql-sensor-alert", flags)?);
+    file.write_all(entry)?;
+    // The journal takes only files nobody can change while it reads them.
+    let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [file.as_fd()];
+    if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("no room for a file descriptor"));
+    }
+    let nothing = [IoSlice::new(&[])];
+    rustix::net::sendmsg(socket, &nothing, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Appends an alert as one entry of the native protocol.
+pub fn write_entry(alert: &Alert, out: &mut Vec<u8>) {
+    let rule = &alert.rule;
+    let subject = &alert.subject;
+    let process = alert.tree.first();
+    field(out, "MESSAGE", &alert.message);
+    field(out, "MESSAGE_ID", &message_id(&rule.id));
+    field(out, "PRIORITY", priority(rule.severity));
+    field(out, "SYSLOG_IDENTIFIER", IDENTIFIER);
+    field(out, "SENSOR_ALERT_SEQ", &alert.sequence.to_string());
+    field(out, "SENSOR_RULE_ID", &rule.id);
+    field(out, "SENSOR_RULE_NAME", &rule.name);
+    field(out, "SENSOR_SEVERITY", rule.severity.name());
+    field(out, "SENSOR_RISK_SCORE", &rule.risk_score.to_string());
+    field(out, "SENSOR_LOST", &alert.lost.to_string());
+    let executable = process.and_then(|process| process.executable.as_deref());
+    maybe(out, "PROCESS_EXECUTABLE", executable);
+    let pid = process.and_then(|process| process.pid);
+    maybe(
+        out,
+        "PROCESS_PID",
+        pid.map(|pid| pid.to_string()).as_deref(),
+    );
+    let entity_id = process.and_then(|process| process.entity_id.as_deref());
+    maybe(out, "PROCESS_ENTITY_ID", entity_id);
+    maybe(out, "USER_NAME", subject.user_name.as_deref());
+    maybe(out, "HOST_ID", subject.host_id.as_deref());
+    maybe(out, "CONTAINER_ID", subject.container_id.as_deref());
+    let mut document = Vec::new();
+    json::write_alert(alert, &mut document);
+    field_bytes(out, "SENSOR_ECS", &document);
+}
+
+fn maybe(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        field(out, name, value);
+    }
+}
+
+fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+    field_bytes(out, name, value.as_bytes());
+}
+
+/// `NAME=value` and a line end; a value that holds line ends goes with its length before it, so that it can not make up
+/// fields of its own.
+fn field_bytes(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    if value.contains(&b'\n') {
+        out.push(b'\n');
+        out.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        out.push(b'=');
+    }
+    out.extend_from_slice(value);
+    out.push(b'\n');
+}
+
+/// Never 0, which goes to every terminal.
+fn priority(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Critical => "2",
+        Severity::High => "3",
+        Severity::Medium => "4",
+        Severity::Low => "5",
+    }
+}
+
+/// The id under which the journal files a rule's alerts: a UUID without its dashes; any other rule id is hashed into one.
+#[must_use]
+pub fn message_id(rule_id: &str) -> String {
+    let digits: String = rule_id.chars().filter(|c| *c != '-').collect();
+    if digits.len() == 32 && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return digits.to_ascii_lowercase();
+    }
+    let hash = Sha256::digest(rule_id.as_bytes());
+    hash.iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{IoSliceMut, Read as _, Seek as _};
+    use std::os::fd::OwnedFd;
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
+
+    use super::*;
+    use crate::alert::sample;
+
+    /// Reads an entry of the native protocol back.
+    fn fields(entry: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let mut rest = entry;
+        let mut fields = Vec::new();
+        while !rest.is_empty() {
+            let end = rest.iter().position(|b| *b == b'=' || *b == b'\n').unwrap();
+            let name = String::from_utf8(rest[..end].to_vec()).unwrap();
+            let (value, after) = if rest[end] == b'=' {
+                let line = &rest[end + 1..];
+                let length = line.iter().position(|b| *b == b'\n').unwrap();
+                (&line[..length], &line[length..])
+            } else {
+                let (length, tail) = rest[end + 1..].split_at(8);
+                let length = u64::from_le_bytes(length.try_into().unwrap());
+                tail.split_at(usize::try_from(length).unwrap())
+            };
+            assert_eq!(after[0], b'\n');
+            fields.push((name, value.to_vec()));
+            rest = &after[1..];
+        }
+        fields
+    }
+
+    fn value<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> &'a str {
+        let found = fields.iter().find(|(known, _)| known == name);
+        let (_, value) = found.unwrap_or_else(|| panic!("no field {name}"));
+        std::str::from_utf8(value).unwrap()
+    }
+
+    fn journal() -> (tempfile::TempDir, UnixDatagram, Journald) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let journal = UnixDatagram::bind(&path).unwrap();
+        let writer = Journald::at(&path);
+        (directory, journal, writer)
+    }
+
+    static NOT_ENDING: AtomicBool = AtomicBool::new(false);
+
+    #[test]
+    fn an_alert_arrives_as_structured_fields() {
+        let (_directory, journal, mut writer) = journal();
+        let id = "64CFCA9E-0f6f-4048-8251-9ec56a055e9e";
+        let alert = sample::alert(&sample::rule("Rule", id, "critical"), sample::CHAIN, 0);
+        writer.write(&alert, &NOT_ENDING).unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        let length = journal.recv(&mut bytes).unwrap();
+        let found = fields(&bytes[..length]);
+        for (name, expected) in [
+            (
+                "MESSAGE",
+                "Rule: gcc (pid 262) → ld wrote /tmp/w/rev → ./rev (pid 267) → 203.0.113.5:4444",
+            ),
+            ("MESSAGE_ID", "64cfca9e0f6f404882519ec56a055e9e"),
+            ("PRIORITY", "2"),
+            ("SYSLOG_IDENTIFIER", "eql-sensor"),
+            ("SENSOR_ALERT_SEQ", "1"),
+            ("SENSOR_RULE_ID", id),
+            ("SENSOR_RULE_NAME", "Rule"),
+            ("SENSOR_SEVERITY", "critical"),
+            ("SENSOR_RISK_SCORE", "99"),
+            ("SENSOR_LOST", "0"),
+            ("PROCESS_EXECUTABLE", "/tmp/w/rev"),
+            ("PROCESS_PID", "267"),
+            ("PROCESS_ENTITY_ID", "rev-267"),
+            ("USER_NAME", "root"),
+            ("HOST_ID", "h1"),
+        ] {
+            assert_eq!(value(&found, name), expected);
+        }
+        let document: serde_json::Value =
+            serde_json::from_str(value(&found, "SENSOR_ECS")).unwrap();
+        assert_eq!(document["rule"]["id"], id);
+        for (name, _) in &found {
+            assert!(name.len() <= 64 && !name.starts_with('_'), "{name}");
+            assert!(
+                name.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_end_in_a_value_makes_no_field() {
+        let (_directory, journal, mut writer) = journal();
+        let events: &[&[(&str, &str)]] = &[&[
+            ("process.executable", "/tmp/a\nMESSAGE=forged"),
+            ("process.name", "a\nPRIORITY=0"),
+        ]];
+        let alert = sample::alert(&sample::rule("R", "not-a-uuid", "low"), events, 0);
+        writer.write(&alert, &NOT_ENDING).unwrap();
+        let mut bytes = vec![0; 1 << 20];
+        let length = journal.recv(&mut bytes).unwrap();
+        let found = fields(&bytes[..length]);
+        assert_eq!(
+            value(&found, "PROCESS_EXECUTABLE"),
+            "/tmp/a\nMESSAGE=forged"
+        );
+        assert_eq!(value(&found, "MESSAGE"), "R: a\\nPRIORITY=0 event");
+        assert_eq!(
+            found.iter().filter(|(name, _)| name == "MESSAGE").count(),
+            1
+        );
+        assert_eq!(
+            found.iter().filter(|(name, _)| name == "PRIORITY").count(),
+            1
+        );
+    }
+
+    #[test]
+    fn an_entry_too_large_for_a_datagram_goes_as_a_sealed_file() {
+        let (_directory, journal, mut writer) = journal();
+        let long = "x".repeat(24 << 20);
+        let events: &[&[(&str, &str)]] = &[&[("process.executable", &long)]];
+        let alert = sample::alert(&sample::rule("R", "r-1", "low"), events, 0);
+        writer.write(&alert, &NOT_ENDING).unwrap();
+
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut bytes = [0_u8; 16];
+        let received = rustix::net::recvmsg(
+            &journal,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::empty(),
+        )
+        .unwrap();
+        assert_eq!(received.bytes, 0);
+        let mut descriptors: Vec<OwnedFd> = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(found) = message {
+                descriptors.extend(found);
+            }
+        }
+        assert_eq!(descriptors.len(), 1);
+        let mut file = std::fs::File::from(descriptors.pop().unwrap());
+        let seals = rustix::fs::fcntl_get_seals(&file).unwrap();
+        assert!(seals.contains(SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW));
+        let mut entry = Vec::new();
+        file.rewind().unwrap();
+        file.read_to_end(&mut entry).unwrap();
+        assert_eq!(
+            value(&fields(&entry), "PROCESS_EXECUTABLE").len(),
+            long.len()
+        );
+    }
+
+    #[test]
+    fn a_journal_that_comes_back_gets_the_alert() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        drop(UnixDatagram::bind(&path).unwrap());
+        let mut writer = Journald::at(&path);
+        let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
+        let refused = writer.write(&alert, &AtomicBool::new(true)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+        std::thread::scope(|scope| {
+            let writing = scope.spawn(|| writer.write(&alert, &NOT_ENDING));
+            std::fs::remove_file(&path).unwrap();
+            let journal = UnixDatagram::bind(&path).unwrap();
+            let mut bytes = vec![0; 1 << 20];
+            let length = journal.recv(&mut bytes).unwrap();
+            assert_eq!(value(&fields(&bytes[..length]), "SENSOR_RULE_ID"), "r-1");
+            writing.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn message_ids_are_uuids() {
+        assert_eq!(
+            message_id("64cfca9e-0f6f-4048-8251-9ec56a055e9e"),
+            "64cfca9e0f6f404882519ec56a055e9e"
+        );
+        let hashed = message_id("my_rule");
+        assert_eq!(hashed.len(), 32);
+        assert!(hashed.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert_eq!(hashed, message_id("my_rule"));
+        assert_ne!(hashed, message_id("my_rule2"));
+    }
+}
