@@ -19,6 +19,8 @@ pub const FILE_NAME: &str = "eql-sensor.toml";
 /// The default settings with their explanation.
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
+/// The tables of a settings file.
+const TABLES: [&str; 3] = ["rules", "kernel", "output"];
 /// Smallest and largest ring, in bytes.
 pub const RING_BYTES_MIN: u32 = 4096;
 pub const RING_BYTES_MAX: u32 = 1 << 30;
@@ -115,6 +117,14 @@ impl Config {
             reader.problems.sort_by_key(|problem| problem.place);
             Err(reader.problems)
         }
+    }
+
+    /// Whether a text is rather settings than a rule.
+    #[must_use]
+    pub fn is_likely(source: &Source) -> bool {
+        let (document, _) = source.parse();
+        let tables = document.get_ref();
+        !tables.contains_key("rule") && TABLES.iter().any(|name| tables.contains_key(*name))
     }
 
     /// Lets flags win.
@@ -396,6 +406,15 @@ mod tests {
             );
         }
         assert!(reader.known.len() >= 7);
+        let mut tables: Vec<&str> = document
+            .get_ref()
+            .keys()
+            .map(|k| k.get_ref().as_ref())
+            .collect();
+        tables.sort_unstable();
+        let mut known = TABLES;
+        known.sort_unstable();
+        assert_eq!(tables, known);
     }
 
     #[test]

@@ -2,28 +2,114 @@
 //!
 //! In: paths. Out: problems on standard output, a summary, and the exit code. Never stops at the first problem.
 
-use super::{Exit, Failure};
-use crate::cli::CheckArgs;
-use crate::config::Config;
-use crate::document::Problem;
+use std::path::{Path, PathBuf};
+
+use anyhow::anyhow;
+
+use super::{Exit, Failure, print};
+use crate::cli::{CheckArgs, ReportFormat};
+use crate::config::{self, Config};
+use crate::document::{Problem, Source};
+use crate::eql::Severity;
+use crate::output::report::Report;
+use crate::rule::{self, Loaded};
 
 /// Runs `check`.
 ///
 /// # Errors
-/// Standard output can not be written.
+/// There is nothing to check, or standard output can not be written.
 pub fn check(args: &CheckArgs) -> Result<Exit, Failure> {
-    let mut problems: Vec<Problem> = Vec::new();
-    for path in &args.paths {
-        if let Err(found) = Config::read(path) {
-            problems.extend(found);
+    let mut report = Report::default();
+    if args.paths.is_empty() {
+        installed(&mut report)?;
+    } else {
+        named(&args.paths, &mut report);
+    }
+    match args.format {
+        ReportFormat::Text => print(report.text(args.verbose).as_bytes())?,
+        ReportFormat::Json => print(&report.json())?,
+    }
+    Ok(if report.count(Severity::Error) > 0 {
+        Exit::Problems
+    } else {
+        Exit::Ok
+    })
+}
+
+/// The settings and rules a `run` without flags would take.
+fn installed(report: &mut Report) -> Result<(), Failure> {
+    let path = Path::new(config::DEFAULT_PATH);
+    let mut config = Config::default();
+    if path.exists() {
+        match settings(path, report) {
+            Some(found) => config = found,
+            // Which rules there are can not be known without settings.
+            None => return Ok(()),
         }
     }
-    for problem in &problems {
-        print!("{problem}\n{}", problem.excerpt);
+    take(rule::load_installed(&config.rules.directories), report);
+    if report.files == 0 && report.settings == 0 {
+        return Err(Failure {
+            exit: Exit::Usage,
+            error: anyhow!(
+                "no settings and no rules are installed; name what to check: eql-sensor check PATH"
+            ),
+        });
     }
-    Ok(if problems.is_empty() {
-        Exit::Ok
-    } else {
-        Exit::Problems
-    })
+    Ok(())
+}
+
+fn named(paths: &[PathBuf], report: &mut Report) {
+    let mut rules = Vec::new();
+    for path in paths {
+        let inside = path.join(config::FILE_NAME);
+        if path.is_dir() && inside.exists() {
+            // A directory of settings, such as /etc/eql-sensor: its rules are one below.
+            settings(&inside, report);
+            rules.extend(Some(path.join("rules.d")).filter(|rules| rules.is_dir()));
+        } else if is_settings(path) {
+            settings(path, report);
+        } else {
+            rules.push(path.clone());
+        }
+    }
+    if !rules.is_empty() {
+        take(rule::load(&rules), report);
+        if report.files == 0 {
+            for path in rules.iter().filter(|path| path.is_dir()) {
+                report.problems.push(Problem {
+                    severity: Severity::Warning,
+                    ..Problem::of_file(
+                        path,
+                        "no rule file here".to_owned(),
+                        Some("rule files end in .toml"),
+                    )
+                });
+            }
+        }
+    }
+}
+
+fn is_settings(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name == config::FILE_NAME)
+        || Source::read(path, "file").is_ok_and(|source| Config::is_likely(&source))
+}
+
+fn settings(path: &Path, report: &mut Report) -> Option<Config> {
+    report.settings += 1;
+    match Config::read(path) {
+        Ok(config) => Some(config),
+        Err(problems) => {
+            report.problems.extend(problems);
+            None
+        }
+    }
+}
+
+fn take(loaded: Loaded, report: &mut Report) {
+    report.files += loaded.files;
+    report.problems.extend(loaded.problems);
+    report.rules.extend(loaded.rules);
+    report.skipped.extend(loaded.skipped);
 }

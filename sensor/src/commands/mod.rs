@@ -5,8 +5,16 @@
 pub mod check;
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::sync::Arc;
 
-use crate::cli::{Cli, Command};
+use anyhow::{Context as _, anyhow};
+
+use crate::cli::{Cli, Command, RuleArgs, SettingsArgs};
+use crate::config::Config;
+use crate::document::Problem;
+use crate::eql::Severity;
+use crate::rule::{self, Rule};
 
 /// What the process ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +69,93 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Check(args) => check::check(args),
+    }
+}
+
+/// The settings of a command.
+///
+/// # Errors
+/// Every problem of the file has been logged; exit code 78.
+pub fn load_config(args: &SettingsArgs) -> Result<Config, Failure> {
+    Config::load(args.path.as_deref()).map_err(|problems| {
+        log(&problems);
+        Failure {
+            exit: Exit::Configuration,
+            error: anyhow!("the settings can not be used"),
+        }
+    })
+}
+
+/// The rules of a command: those of the flags, else the installed ones. Files with errors stay out and are logged.
+///
+/// # Errors
+/// A path of the flags is no rule file or directory, or no rule is left and that is not allowed; exit code 78.
+pub fn load_rules(
+    args: &RuleArgs,
+    config: &Config,
+    allow_none: bool,
+) -> Result<Vec<Arc<Rule>>, Failure> {
+    let refuse = |error| Failure {
+        exit: Exit::Configuration,
+        error,
+    };
+    for path in &args.paths {
+        std::fs::metadata(path)
+            .with_context(|| format!("cannot read rules from `{}`", path.display()))
+            .map_err(refuse)?;
+    }
+    let loaded = if args.paths.is_empty() {
+        rule::load_installed(&config.rules.directories)
+    } else {
+        rule::load(&args.paths)
+    };
+    log(&loaded.problems);
+    for skipped in &loaded.skipped {
+        tracing::debug!("{}: skipped: {}", skipped.path.display(), skipped.reason);
+    }
+    if loaded.rules.is_empty() && !allow_none {
+        let places = if args.paths.is_empty() {
+            &config.rules.directories
+        } else {
+            &args.paths
+        };
+        let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
+        return Err(refuse(anyhow!(
+            "no rule to watch for in {}: of {} rule files {} have errors and {} are skipped; \
+             name a directory with --rules, or start without rules by --allow-no-rules",
+            places.join(", "),
+            loaded.files,
+            loaded.failed,
+            loaded.skipped.len()
+        )));
+    }
+    Ok(loaded.rules)
+}
+
+/// Errors and warnings to the log, excerpts included.
+fn log(problems: &[Problem]) {
+    for problem in problems {
+        let text = format!("{problem}\n{}", problem.excerpt);
+        let text = text.trim_end();
+        match problem.severity {
+            Severity::Error => tracing::error!("{text}"),
+            Severity::Warning => tracing::warn!("{text}"),
+            Severity::Note => tracing::debug!("{text}"),
+        }
+    }
+}
+
+/// Writes to standard output. A reader that went away is no error: it had enough.
+///
+/// # Errors
+/// Standard output can not be written.
+pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::from(
+            anyhow::Error::from(error).context("cannot write to standard output"),
+        )),
+        _ => Ok(()),
     }
 }
 
