@@ -40,7 +40,7 @@ impl Tally {
     };
 
     /// Sum of the `test result:` lines in what test programs printed. A test that says it could not check something, on a
-    /// line that starts with `skipped:`, counts as skipped on top.
+    /// line that starts with `SKIPPED:`, counts as skipped on top.
     pub(crate) fn of_tests(text: &str) -> Self {
         let mut tally = Self::default();
         for line in text.lines() {
@@ -48,7 +48,7 @@ impl Tally {
                 tally.passed += count(counts, "passed");
                 tally.failed += count(counts, "failed");
                 tally.skipped += count(counts, "ignored");
-            } else if line.starts_with("skipped: ") {
+            } else if line.starts_with("SKIPPED: ") {
                 tally.skipped += 1;
             }
         }
@@ -128,7 +128,7 @@ mod tests {
     #[test]
     fn result_lines_are_summed() {
         let text = "running 3 tests\n\
-                    skipped: no shared folder\n\
+                    SKIPPED: no shared folder\n\
                     test result: FAILED. 2 passed; 1 failed; 0 ignored; 0 measured; 4 filtered out; finished in 0.00s\n\
                     test result: ok. 9 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
         let tally = Tally::of_tests(text);

@@ -94,7 +94,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
             if tally.failed > 0 {
                 println!("{text}");
             }
-            for line in text.lines().filter(|line| line.starts_with("skipped: ")) {
+            for line in text.lines().filter(|line| line.starts_with("SKIPPED: ")) {
                 println!("{line}");
             }
             Ok(Outcome::Ran(tally))
