@@ -1,6 +1,7 @@
 //! Broken rule and settings files, and the whole message each gets: file, line, column, what was found, what is allowed.
 //!
 //! In: files written by the test. Out: what `check` prints of each, word for word. A new way to break a file is a new case.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
 use std::path::Path;
 use std::process::{Command, Output};
