@@ -225,8 +225,11 @@ impl Sequence {
             lead_ns: lead.map(|l| l.time_ns),
         };
         if self.stages.len() > 1 {
+            // Held meanwhile: the partial that makes room may be all that keeps the entry.
+            state.store.hold(entry);
             self.make_room(state, turn, entry, 0);
             state.store.insert(entry, 0, new);
+            state.store.unhold(entry);
             self.bound(state, turn);
         } else {
             let id = state.store.insert(entry, 0, new);
