@@ -246,11 +246,11 @@ impl Checker<'_> {
 
     /// `events[i].path` behind a sequence; a bare path means the first event.
     fn match_field(&mut self, path: &Path, events: usize) -> Option<Field> {
-        let index = path
-            .root()
-            .strip_prefix("events[")
-            .and_then(|rest| rest.strip_suffix(']'));
-        let Some(index) = index else {
+        let indexed = (path.indexed && path.root() == "events")
+            .then(|| path.text.strip_prefix("events["))
+            .flatten()
+            .and_then(|rest| rest.split_once(']'));
+        let Some((index, below)) = indexed else {
             let ty = self.field_type(&path.text, path.span)?;
             return Some(Field {
                 path: path.text.clone(),
@@ -268,8 +268,7 @@ impl Checker<'_> {
             self.error(Kind::InvalidIndex, path.span, message, help);
             return None;
         };
-        let below = path.below_root();
-        if below.is_empty() {
+        let Some(below) = below.strip_prefix('.') else {
             let message = format!("`events[{index}]` is an event, not a value");
             self.error(
                 Kind::ObjectField,
@@ -278,7 +277,7 @@ impl Checker<'_> {
                 format!("write `events[{index}].field`"),
             );
             return None;
-        }
+        };
         let ty = self.field_type(below, path.span)?;
         Some(Field {
             path: below.into(),
