@@ -1,0 +1,498 @@
+//! The public suites of the two other EQL engines, run through this one.
+//!
+//! In: the cases and events in `../shared/conformance`, read at run time. Out: counts of what passed, compared with the figures
+//! that its README gives; a change in either direction fails. Where the folder is absent, every suite says so on standard
+//! error and counts as skipped. Nothing of the suites is copied here.
+//!
+//! Every case runs as a stream (results as they appear), as a replay (the end of the input is known), and through the naive
+//! matcher of the tests.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests state what they rely on"
+)]
+
+mod naive;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sensor::engine::{Builder, Engine, Limits, Match};
+use sensor::eql::query::{FieldType, Query};
+use sensor::eql::{self, Kind, Mode, OpenSchema, Schema, Severity};
+use sensor::event::{FieldTable, OwnedValue};
+use serde::Deserialize;
+use serde_json::{Map, Value as Json};
+use stream::{Numbered, Source};
+
+#[derive(Deserialize)]
+struct File {
+    queries: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: Option<String>,
+    index: Option<usize>,
+    query: String,
+    expected_event_ids: Vec<i64>,
+    join_keys: Option<Vec<String>>,
+}
+
+impl Case {
+    fn label(&self, position: usize) -> String {
+        match (&self.name, self.index) {
+            (Some(name), _) => name.clone(),
+            (None, Some(index)) => format!("upstream {index}"),
+            (None, None) => format!("number {position}"),
+        }
+    }
+}
+
+/// Prints past the capturing of the test harness.
+fn say(text: &str) {
+    _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Text of a file of the suites; `None`, said loudly, when there are no suites here.
+fn suite_file(path: &str) -> Option<String> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/conformance");
+    if !folder.is_dir() {
+        say(&format!(
+            "SKIPPED: conformance suite {path}: no folder {}",
+            folder.display()
+        ));
+        return None;
+    }
+    Some(std::fs::read_to_string(folder.join(path)).expect("a readable file of the suites"))
+}
+
+/// Only the types named here; everything else is untyped.
+struct Types(BTreeMap<&'static str, FieldType>);
+
+impl Schema for Types {
+    fn field_type(&self, path: &str) -> Option<FieldType> {
+        self.0
+            .get(path)
+            .copied()
+            .or_else(|| OpenSchema.field_type(path))
+    }
+
+    fn is_closed(&self) -> bool {
+        false
+    }
+
+    fn suggest(&self, _path: &str) -> Option<String> {
+        None
+    }
+}
+
+/// What a run gave: ids of each match, and its keys as text.
+#[derive(Debug, PartialEq)]
+struct Found(Vec<(Vec<i64>, Vec<String>)>);
+
+impl Found {
+    fn new(matches: impl Iterator<Item = (Vec<i64>, Vec<Option<OwnedValue>>)>) -> Found {
+        let text = |key: &Option<OwnedValue>| match key {
+            None => "null".to_owned(),
+            Some(OwnedValue::Str(s)) => s.to_string(),
+            Some(OwnedValue::Int(i)) => i.to_string(),
+            Some(OwnedValue::Date(ns)) => eql::time::format_ns(*ns),
+            Some(other) => format!("{other:?}"),
+        };
+        Found(
+            matches
+                .map(|(ids, keys)| (ids, keys.iter().map(text).collect()))
+                .collect(),
+        )
+    }
+
+    fn ids(&self) -> Vec<i64> {
+        self.0.iter().flat_map(|(ids, _)| ids.clone()).collect()
+    }
+
+    fn keys(&self) -> Vec<String> {
+        self.0.iter().flat_map(|(_, keys)| keys.clone()).collect()
+    }
+}
+
+/// The suites hold years between two events of a sequence without maxspan, so nothing may expire for being idle.
+fn engine(query: &Query) -> (Engine<Arc<Numbered>>, FieldTable) {
+    let mut table = FieldTable::empty();
+    let mut builder = Builder::new(Limits {
+        idle: Duration::MAX,
+        ..Limits::default()
+    });
+    builder.add(0, query).expect("a checked query compiles");
+    (builder.build(&mut table).expect("the automata fit"), table)
+}
+
+fn found(matches: &[Match<Arc<Numbered>>]) -> Found {
+    Found::new(
+        matches
+            .iter()
+            .map(|m| (m.events.iter().map(|e| e.id).collect(), m.keys.clone())),
+    )
+}
+
+fn run(query: &Query, events: &[Source], ended: bool) -> Found {
+    let (mut engine, table) = engine(query);
+    let mut matches = Vec::new();
+    for event in stream::number(events, &table) {
+        engine.process(&event, &mut matches);
+    }
+    if ended {
+        engine.finish(&mut matches);
+    }
+    found(&matches)
+}
+
+fn run_naive(query: &Query, events: &[Source]) -> Found {
+    let mut history = naive::History::default();
+    events.iter().for_each(|e| history.event(e.clone()));
+    let matches = naive::matches(query, &history, true);
+    Found::new(
+        matches
+            .into_iter()
+            .map(|m| (m.events.iter().map(|e| e.id).collect(), m.keys)),
+    )
+}
+
+/// How a suite went.
+#[derive(Debug, Default, PartialEq)]
+struct Score {
+    cases: usize,
+    /// Ran as a stream and gave what the suite expects.
+    live: usize,
+    /// Ran with the end of the input known and gave what the suite expects.
+    replay: usize,
+    /// Cannot run as a stream because a pipe needs the end of the input.
+    needs_end: usize,
+    failed: Vec<String>,
+}
+
+fn check(
+    case: &Case,
+    events: &[Source],
+    schema: &dyn Schema,
+    score: &mut Score,
+) -> Result<(), String> {
+    let problems = |problems: Vec<eql::Diagnostic>| {
+        problems
+            .iter()
+            .map(|d| format!("\n    {d}"))
+            .collect::<String>()
+    };
+    let verify = |how: &str, found: &Found| {
+        if found.ids() != case.expected_event_ids {
+            return Err(format!(
+                "{how}: {:?}, expected {:?}",
+                found.ids(),
+                case.expected_event_ids
+            ));
+        }
+        match &case.join_keys {
+            Some(keys) if *keys != found.keys() => {
+                Err(format!("{how}: keys {:?}, expected {keys:?}", found.keys()))
+            }
+            _ => Ok(()),
+        }
+    };
+    let replay = eql::compile(&case.query, schema, Mode::Replay)
+        .map_err(problems)?
+        .query;
+    verify("replay", &run(&replay, events, true))?;
+    verify("naive matcher", &run_naive(&replay, events))?;
+    score.replay += 1;
+    match eql::compile(&case.query, schema, Mode::Live) {
+        Ok(live) => {
+            verify("stream", &run(&live.query, events, false))?;
+            score.live += 1;
+            Ok(())
+        }
+        Err(found)
+            if found
+                .iter()
+                .filter(|d| d.severity == Severity::Error)
+                .all(|d| d.kind == Kind::PipeNeedsEnd) =>
+        {
+            score.needs_end += 1;
+            Ok(())
+        }
+        Err(found) => Err(problems(found)),
+    }
+}
+
+fn run_suite(path: &str, events: &[Source], schema: &dyn Schema) -> Option<(Score, String)> {
+    let file: File = toml::from_str(&suite_file(path)?).expect("the suite is TOML");
+    let (mut score, mut report) = (Score::default(), String::new());
+    for (position, case) in file.queries.iter().enumerate() {
+        score.cases += 1;
+        if let Err(e) = check(case, events, schema, &mut score) {
+            report += &format!("\n{}: {e}", case.label(position));
+            score.failed.push(case.label(position));
+        }
+    }
+    say(&format!(
+        "conformance: {path}: {} of {} cases pass on replay, {} as a stream, {} need the end of the input",
+        score.replay, score.cases, score.live, score.needs_end
+    ));
+    Some((score, report))
+}
+
+fn expect(
+    score: Option<(Score, String)>,
+    cases: usize,
+    live: usize,
+    needs_end: usize,
+    failed: &[&str],
+) {
+    let Some((score, report)) = score else {
+        return;
+    };
+    let failed: Vec<String> = failed.iter().map(ToString::to_string).collect();
+    let replay = cases - failed.len();
+    let expected = Score {
+        cases,
+        live,
+        replay,
+        needs_end,
+        failed,
+    };
+    assert_eq!(score, expected, "{report}");
+}
+
+/// Events of the shared Windows recording, in time order.
+fn recording() -> Option<Vec<Source>> {
+    let text = suite_file("python-eql/test_data.json")?;
+    let objects: Vec<Map<String, Json>> = serde_json::from_str(&text).expect("an array of objects");
+    let mut events: Vec<Source> = objects
+        .into_iter()
+        .map(|mut fields| {
+            let integer = |key: &str| fields.get(key).and_then(Json::as_i64).expect("an integer");
+            let id = integer("serial_event_id");
+            let time_ms = integer("timestamp").div_euclid(10_000) - 11_644_473_600_000;
+            let category = fields.get("event_type").cloned().unwrap_or(Json::Null);
+            fields.insert("event.category".into(), category);
+            fields.insert("@timestamp".into(), time_ms.into());
+            Source {
+                id,
+                time_ns: time_ms * 1_000_000,
+                fields,
+            }
+        })
+        .collect();
+    events.sort_by_key(|e| (e.time_ns, e.id));
+    Some(events)
+}
+
+fn extra_events() -> Option<Vec<Source>> {
+    let text = suite_file("elasticsearch/data/extra.data")?;
+    let objects: Vec<Map<String, Json>> = serde_json::from_str(&text).expect("an array of objects");
+    let mut events: Vec<Source> = objects
+        .into_iter()
+        .map(|mut fields| {
+            let time_ms: i64 = fields
+                .get("@timestamp")
+                .and_then(Json::as_str)
+                .and_then(|t| t.parse().ok())
+                .expect("milliseconds as text");
+            let id = fields
+                .get("sequence")
+                .and_then(Json::as_i64)
+                .expect("an integer");
+            let category = fields.get("event_type").cloned().unwrap_or(Json::Null);
+            fields.insert("event.category".into(), category);
+            Source {
+                id,
+                time_ns: time_ms * 1_000_000,
+                fields,
+            }
+        })
+        .collect();
+    events.sort_by_key(|e| (e.time_ns, e.id));
+    Some(events)
+}
+
+#[test]
+fn elasticsearch_test_queries() {
+    let Some(events) = recording() else { return };
+    let score = run_suite("elasticsearch/test_queries.toml", &events, &OpenSchema);
+    expect(score, 133, 124, 9, &[]);
+}
+
+#[test]
+fn elasticsearch_additional_test_queries() {
+    let Some(events) = recording() else { return };
+    let score = run_suite(
+        "elasticsearch/additional_test_queries.toml",
+        &events,
+        &OpenSchema,
+    );
+    expect(score, 61, 61, 0, &[]);
+}
+
+/// Cases that rely on what an index mapping says about nulls; a stream has no mapping.
+const NEED_A_MAPPING: [&str; 3] = [
+    "optionalDefaultNullValueFieldEqualNull",
+    "optionalDefaultNullValueFieldEqualDefaultValue",
+    "sequenceOptionalFieldAsQueryKeysOnly",
+];
+
+#[test]
+fn elasticsearch_test_extra() {
+    let Some(events) = extra_events() else { return };
+    let path = "elasticsearch/test_extra.toml";
+    let mut failed = NEED_A_MAPPING.to_vec();
+    failed.extend([
+        "sequenceWithVersionRangeCheck",
+        "sequenceWithVersionRangeCheck2",
+    ]);
+    expect(run_suite(path, &events, &OpenSchema), 40, 35, 0, &failed);
+}
+
+#[test]
+fn elasticsearch_test_extra_with_a_declared_version() {
+    let Some(events) = extra_events() else { return };
+    let path = "elasticsearch/test_extra.toml";
+    let types = BTreeMap::from([
+        ("version", FieldType::Version),
+        ("date_tags", FieldType::Date),
+    ]);
+    expect(
+        run_suite(path, &events, &Types(types)),
+        40,
+        37,
+        0,
+        &NEED_A_MAPPING,
+    );
+}
+
+#[test]
+fn python_translated() {
+    let Some(events) = recording() else { return };
+    let score = run_suite("python-eql/translated_queries.toml", &events, &OpenSchema);
+    expect(score, 127, 118, 9, &[]);
+}
+
+/// One case of the series: events by stage, and the matches to come, each with its key and event names.
+#[derive(Default)]
+struct Series {
+    name: String,
+    stages: Vec<Vec<String>>,
+    matches: Vec<String>,
+}
+
+fn series(text: &str) -> Vec<Series> {
+    let mut all = Vec::new();
+    let mut current = Series::default();
+    let mut semicolons = 0;
+    for line in text.lines().map(str::trim) {
+        match line {
+            "" => {}
+            comment if comment.starts_with("//") => {}
+            ";" if semicolons == 0 => semicolons = 1,
+            ";" => {
+                all.push(std::mem::take(&mut current));
+                semicolons = 0;
+            }
+            name if current.name.is_empty() => current.name = name.to_owned(),
+            expected if semicolons == 1 => current.matches.push(expected.to_owned()),
+            events => {
+                current
+                    .stages
+                    .push(events.split_whitespace().map(str::to_owned).collect());
+            }
+        }
+    }
+    all
+}
+
+fn check_series(case: &Series) -> Result<(), String> {
+    let mut events = Vec::new();
+    let mut names = BTreeMap::new();
+    for (stage, list) in case.stages.iter().enumerate() {
+        for written in list {
+            let (key, name) = match written.split_once('|') {
+                Some((key, name)) => (Json::from(key), name),
+                None => (Json::Null, written.as_str()),
+            };
+            let number: i64 = name
+                .trim_start_matches(char::is_alphabetic)
+                .parse()
+                .expect("a time");
+            names.insert(number, name.to_owned());
+            let fields = serde_json::json!({"stage": stage, "key": key});
+            let fields = fields.as_object().expect("an object").clone();
+            events.push(Source {
+                id: number,
+                time_ns: number * 1_000_000,
+                fields,
+            });
+        }
+    }
+    events.sort_by_key(|e| e.time_ns);
+    let steps: String = (0..case.stages.len())
+        .map(|stage| format!(" [any where stage == {stage}]"))
+        .collect();
+    let text = format!("sequence by ?key{steps}");
+    let compiled = |mode| match eql::compile(&text, &OpenSchema, mode) {
+        Ok(checked) => checked.query,
+        Err(problems) => panic!("{text}: {problems:?}"),
+    };
+    let (live, replay) = (compiled(Mode::Live), compiled(Mode::Replay));
+    let written = |found: &Found| -> Vec<String> {
+        let one = |(ids, keys): &(Vec<i64>, Vec<String>)| {
+            let names: Vec<&str> = ids.iter().map(|id| names[id].as_str()).collect();
+            let key = keys
+                .iter()
+                .filter(|k| *k != "null")
+                .map(|k| format!("{k}|"));
+            key.collect::<String>() + &names.join(" ")
+        };
+        found.0.iter().map(one).collect()
+    };
+    let runs = [
+        ("stream".to_owned(), run(&live, &events, false)),
+        ("replay".to_owned(), run(&replay, &events, true)),
+        ("naive matcher".to_owned(), run_naive(&live, &events)),
+    ];
+    for (how, found) in runs {
+        if written(&found) != case.matches {
+            return Err(format!(
+                "{how}: {:?}, expected {:?}",
+                written(&found),
+                case.matches
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn elasticsearch_series() {
+    let Some(text) = suite_file("elasticsearch/sequences.series-spec") else {
+        return;
+    };
+    let cases = series(&text);
+    let failed: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            check_series(case)
+                .err()
+                .map(|e| format!("{}: {e}", case.name))
+        })
+        .collect();
+    say(&format!(
+        "conformance: elasticsearch/sequences.series-spec: {} of {} cases pass, as a stream and on replay",
+        cases.len() - failed.len(),
+        cases.len()
+    ));
+    assert_eq!((cases.len(), failed), (25, Vec::new()));
+}
