@@ -16,5 +16,6 @@ pub mod engine;
 pub mod enrich;
 pub mod eql;
 pub mod event;
+pub mod metrics;
 pub mod output;
 pub mod rule;

@@ -15,9 +15,9 @@ use crate::decode::Exec;
 use crate::event::{Credentials, Event, Facts, Kind, Lineage, Process, Target};
 
 impl Enricher {
-    /// Fills the table from `/proc`; call it after the programs are attached, so that no process falls between. Returns an
-    /// event for each process found, parents before children.
-    pub fn seed(&mut self, now_ns: u64) -> Vec<Event> {
+    /// Fills the table from `/proc`; call it after the programs are attached, so that no process falls between. When asked to
+    /// announce, returns an event for each process found, parents before children.
+    pub fn seed(&mut self, now_ns: u64, announce: bool) -> Vec<Event> {
         let Some(procfs) = self.procfs.clone() else {
             return Vec::new();
         };
@@ -30,18 +30,26 @@ impl Enricher {
         );
         let mut order: Vec<u32> = found.keys().copied().collect();
         order.sort_unstable_by_key(|pid| (depth(*pid, &found), *pid));
-        let mut events = Vec::with_capacity(order.len());
+        let mut events = Vec::new();
         for pid in order {
             if let Some(snapshot) = found.get(&pid).filter(|s| !ended(s)) {
-                events.push(self.already_running(snapshot, now_ns));
+                let start_ns = snapshot.stat.start_ticks.saturating_mul(TICK_NS);
+                let process = self.insert_snapshot(snapshot, start_ns, Source::Scan, now_ns);
+                if announce {
+                    events.push(self.already_running(snapshot, process, now_ns));
+                }
             }
         }
         events
     }
 
-    fn already_running(&mut self, snapshot: &Snapshot, now_ns: u64) -> Event {
-        let start_ns = snapshot.stat.start_ticks.saturating_mul(TICK_NS);
-        let process = self.insert_snapshot(snapshot, start_ns, Source::Scan, now_ns);
+    fn already_running(
+        &mut self,
+        snapshot: &Snapshot,
+        process: Arc<Process>,
+        now_ns: u64,
+    ) -> Event {
+        let start_ns = process.facts.start_ns;
         let id = |ids: Option<[u32; 3]>| ids.map_or(0, |[_, effective, _]| effective);
         let header = Header {
             abi: sensor_ebpf::ABI,

@@ -487,7 +487,7 @@ fn the_scan_and_records_meet_under_one_identity() {
     let root = proc_with(50, 200, b"tool\0-x\0");
     let mut table = enricher(TableLimits::default());
     table.procfs = Some(Procfs::at(root.path()));
-    let running = table.seed(9 * SECOND);
+    let running = table.seed(9 * SECOND, true);
     assert_eq!(running.len(), 1);
     check(
         &running[0],
@@ -519,7 +519,7 @@ fn the_scan_and_records_meet_under_one_identity() {
         &exec_body(),
         &Run::of("/bin/newer", &["newer"]),
     );
-    table.seed(12 * SECOND);
+    assert!(table.seed(12 * SECOND, false).is_empty());
     check(
         &table.feed_creation(13 * SECOND, (50, exact + 1), b"/b"),
         &[("process.name", &["newer"])],

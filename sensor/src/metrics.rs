@@ -1,0 +1,196 @@
+//! Counters: what was received, lost, dropped, and when.
+//!
+//! In: the kernel's counters once in a while, and a word from each stage. Out: numbers to report, and which stretches of time
+//! have gaps. It never forgets a loss: old gaps are merged, not discarded.
+
+use std::collections::VecDeque;
+
+use crate::decode::DecodeError;
+
+/// What came out of the ring.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// Records by the number of their kind.
+    kinds: [u64; sensor_ebpf::Kind::SLOTS],
+    /// Records this build could not read.
+    pub undecodable: u64,
+    /// Records of kinds this build does not know.
+    pub unknown_kinds: u64,
+    /// Parts of records this build does not know.
+    pub unknown_parts: u64,
+}
+
+impl Received {
+    pub fn record(&mut self, kind: u16, unknown_parts: u16) {
+        if let Some(count) = self.kinds.get_mut(usize::from(kind)) {
+            *count += 1;
+        }
+        self.unknown_parts += u64::from(unknown_parts);
+    }
+
+    pub fn refused(&mut self, error: DecodeError) {
+        if error.is_unknown() {
+            self.unknown_kinds += 1;
+        } else {
+            self.undecodable += 1;
+        }
+    }
+
+    /// Records of one kind.
+    #[must_use]
+    pub fn of(&self, kind: sensor_ebpf::Kind) -> u64 {
+        self.kinds.get(kind as usize).copied().unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.kinds.iter().sum()
+    }
+}
+
+/// A stretch of the boot clock in which records were lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub from_ns: u64,
+    pub to_ns: u64,
+    pub lost: u64,
+}
+
+/// Stretches remembered one by one; older ones become one.
+const GAPS_MAX: usize = 1024;
+
+/// When records were lost, as far as counters read at moments can tell.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps {
+    gaps: VecDeque<Gap>,
+    looked_ns: u64,
+    total: u64,
+    /// Lost since the last [`Gaps::unreported`].
+    fresh: Option<Gap>,
+}
+
+impl Gaps {
+    /// Takes note of the total lost so far, read at `now_ns`.
+    pub fn observe(&mut self, now_ns: u64, total: u64) {
+        let lost = total.saturating_sub(self.total);
+        if lost > 0 {
+            let gap = Gap {
+                from_ns: self.looked_ns,
+                to_ns: now_ns,
+                lost,
+            };
+            self.fresh = Some(match self.fresh {
+                Some(fresh) => fresh.with(gap),
+                None => gap,
+            });
+            self.gaps.push_back(gap);
+            self.merge_oldest();
+        }
+        self.total = self.total.max(total);
+        self.looked_ns = now_ns;
+    }
+
+    /// Records lost since a moment, or a few more: a gap that only touches it counts whole.
+    #[must_use]
+    pub fn since(&self, from_ns: u64) -> u64 {
+        let touching = self
+            .gaps
+            .iter()
+            .rev()
+            .take_while(|gap| gap.to_ns >= from_ns);
+        touching.map(|gap| gap.lost).sum()
+    }
+
+    /// What was lost since this was last asked.
+    pub fn unreported(&mut self) -> Option<Gap> {
+        self.fresh.take()
+    }
+
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    fn merge_oldest(&mut self) {
+        if self.gaps.len() > GAPS_MAX
+            && let Some(oldest) = self.gaps.pop_front()
+            && let Some(next) = self.gaps.front_mut()
+        {
+            *next = oldest.with(*next);
+        }
+    }
+}
+
+impl Gap {
+    fn with(self, later: Gap) -> Gap {
+        Gap {
+            from_ns: self.from_ns,
+            to_ns: later.to_ns,
+            lost: self.lost.saturating_add(later.lost),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_counts_for_what_it_touches() {
+        let mut gaps = Gaps::default();
+        for (now, total) in [(100, 0), (200, 5), (300, 5), (400, 7)] {
+            gaps.observe(now, total);
+        }
+        for (from, lost) in [
+            (0, 7),
+            (150, 7),
+            (200, 7),
+            (201, 2),
+            (350, 2),
+            (400, 2),
+            (401, 0),
+        ] {
+            assert_eq!(gaps.since(from), lost, "since {from}");
+        }
+        assert_eq!(
+            gaps.unreported(),
+            Some(Gap {
+                from_ns: 100,
+                to_ns: 400,
+                lost: 7
+            })
+        );
+        assert_eq!(gaps.unreported(), None);
+        assert_eq!(gaps.total(), 7);
+    }
+
+    #[test]
+    fn many_gaps_are_merged_not_forgotten() {
+        let mut gaps = Gaps::default();
+        for n in 1..=5000 {
+            gaps.observe(n * 10, n);
+        }
+        assert!(gaps.gaps.len() <= GAPS_MAX);
+        assert_eq!(gaps.since(0), 5000);
+        assert_eq!(gaps.since(49_991), 1);
+    }
+
+    #[test]
+    fn records_count_by_kind() {
+        let mut received = Received::default();
+        received.record(sensor_ebpf::Kind::Exec as u16, 1);
+        received.record(u16::MAX, 0);
+        received.refused(DecodeError::UnknownKind(9));
+        received.refused(DecodeError::Unaligned);
+        assert_eq!(received.of(sensor_ebpf::Kind::Exec), 1);
+        assert_eq!(received.total(), 1);
+        assert_eq!(
+            (
+                received.unknown_kinds,
+                received.undecodable,
+                received.unknown_parts
+            ),
+            (1, 1, 1)
+        );
+    }
+}
