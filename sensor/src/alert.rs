@@ -7,7 +7,6 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::eql::query::{Form, Key};
 use crate::event::{Event, Evidence, FieldId, FieldTable, OwnedValue, Value, Values};
 use crate::rule::Rule;
 
@@ -541,21 +540,12 @@ fn ancestors(event: &Event) -> impl Iterator<Item = TreeProcess> + '_ {
 
 /// Pairs the values of a match with the fields the rule joins by.
 fn joins(rule: &Rule, keys: Vec<Option<OwnedValue>>) -> Vec<Join> {
-    let steps: Vec<&[Key]> = match &rule.query.form {
-        Form::Event(_) => Vec::new(),
-        Form::Sequence(sequence) => sequence.steps.iter().map(|s| s.keys.as_slice()).collect(),
-        Form::Sample(sample) => sample.steps.iter().map(|s| s.keys.as_slice()).collect(),
-    };
+    let fields = rule.join_fields();
     keys.into_iter()
         .enumerate()
-        .map(|(index, value)| {
-            let mut fields: Vec<Box<str>> = Vec::new();
-            for key in steps.iter().filter_map(|keys| keys.get(index)) {
-                if !fields.contains(&key.path) {
-                    fields.push(key.path.clone());
-                }
-            }
-            Join { fields, value }
+        .map(|(index, value)| Join {
+            fields: fields.get(index).cloned().unwrap_or_default(),
+            value,
         })
         .collect()
 }

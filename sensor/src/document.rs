@@ -15,7 +15,9 @@ use rustix::fs::OFlags;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::eql::diagnostic::{self, Severity};
+pub use crate::eql::diagnostic::Severity;
+
+use crate::eql::diagnostic;
 use crate::eql::schema::closest;
 
 /// Largest file read, in bytes. The largest public rule is under 40 kB; the largest query allowed is 1 MiB.

@@ -9,8 +9,8 @@ use anyhow::anyhow;
 use super::{Exit, Failure, print};
 use crate::cli::{CheckArgs, ReportFormat};
 use crate::config::{self, Config};
+use crate::document::Severity;
 use crate::document::{Problem, Source};
-use crate::eql::Severity;
 use crate::output::report::Report;
 use crate::rule::{self, Loaded};
 

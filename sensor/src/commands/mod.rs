@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow};
 use crate::cli::{Cli, Command, RuleArgs, SettingsArgs};
 use crate::config::Config;
 use crate::document::Problem;
-use crate::eql::Severity;
+use crate::document::Severity;
 use crate::rule::{self, Rule};
 
 /// What the process ends with.

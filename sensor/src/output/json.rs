@@ -500,25 +500,37 @@ mod tests {
 
     #[test]
     fn dates_are_those_of_the_calendar() {
-        let day = 86_400_000_000_000;
-        for ns in [
-            0,
-            -1,
-            1_500_000_000,
-            123_456_789,
-            951_782_400 * 1_000_000_000,   // 2000-02-29
-            4_107_542_400 * 1_000_000_000, // 2100-03-01
-            -day * 365 * 200,
-            i64::MAX,
-            i64::MIN,
+        for (ns, expected) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (-1, "1969-12-31T23:59:59.999999999Z"),
+            (1_500_000_000, "1970-01-01T00:00:01.500Z"),
+            (123_456_789, "1970-01-01T00:00:00.123456789Z"),
+            (951_825_600_000_000_000, "2000-02-29T12:00:00.000Z"),
+            (4_107_542_400_000_000_000, "2100-03-01T00:00:00.000Z"),
+            (i64::MAX, "2262-04-11T23:47:16.854775807Z"),
+            (i64::MIN, "1677-09-21T00:12:43.145224192Z"),
         ] {
             let mut out = Vec::new();
             write_date(ns, &mut out);
-            assert_eq!(
-                String::from_utf8(out).unwrap(),
-                crate::eql::time::format_ns(ns),
-                "{ns}"
-            );
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn dates_agree_with_another_calendar(ns: i64) {
+            let mut out = Vec::new();
+            write_date(ns, &mut out);
+            let text = String::from_utf8(out).unwrap();
+            let read: jiff::Timestamp = text.parse().unwrap();
+            proptest::prop_assert_eq!(read.as_nanosecond(), i128::from(ns));
+        }
+
+        #[test]
+        fn strings_read_back(text: String) {
+            let mut out = Vec::new();
+            write_string(&text, &mut out);
+            proptest::prop_assert_eq!(serde_json::from_slice::<String>(&out).unwrap(), text);
         }
     }
 

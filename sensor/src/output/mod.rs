@@ -17,8 +17,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::alert::Alert;
-use crate::cli::Output;
-use crate::config;
+use crate::cli::{Format, Output};
 
 /// Why an output could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -75,20 +74,21 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Opens the outputs of the settings. Journald is left out, with a line in the log, where there is no journal.
+    /// Opens outputs, each with a queue of `queue_max` alerts; `format` is for stdout. Journald is left out, with a line in
+    /// the log, where there is no journal.
     ///
     /// # Errors
     /// The first output that can not be opened.
-    pub fn open(settings: &config::Outputs) -> Result<Outputs, OpenError> {
+    pub fn open(wanted: &[Output], format: Format, queue_max: usize) -> Result<Outputs, OpenError> {
         let mut outputs = Outputs::default();
-        for output in &settings.alerts {
+        for output in wanted {
             let failed = |source| OpenError {
                 output: output.clone(),
                 source,
             };
             let sink: Box<dyn Sink> = match output {
                 Output::None => continue,
-                Output::Stdout => Box::new(stdout::Stdout::new(settings.format)),
+                Output::Stdout => Box::new(stdout::Stdout::new(format)),
                 Output::File(path) => Box::new(file::File::open(path).map_err(failed)?),
                 Output::Journald if !journald::is_there() => {
                     tracing::info!("no journal on this system: no alerts go to journald");
@@ -96,7 +96,7 @@ impl Outputs {
                 }
                 Output::Journald => Box::new(journald::Journald::system()),
             };
-            let lane = Lane::start(output.clone(), sink, settings.queue_alerts_max);
+            let lane = Lane::start(output.clone(), sink, queue_max);
             outputs.lanes.push(lane.map_err(failed)?);
         }
         Ok(outputs)

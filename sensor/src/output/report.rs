@@ -5,8 +5,7 @@
 use std::fmt::Write as _;
 
 use super::json::Json;
-use crate::document::Problem;
-use crate::eql::Severity;
+use crate::document::{Problem, Severity};
 use crate::rule::{Rule, Shape, Skipped};
 
 /// Everything `check` looked at.

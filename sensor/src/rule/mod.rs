@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub use load::{Loaded, Skipped, load, load_installed, load_source};
 
 use crate::eql;
+use crate::eql::query::{Form, Key};
 
 /// One rule that can be matched.
 #[derive(Debug)]
@@ -42,6 +43,30 @@ pub struct Rule {
     pub examples: Vec<Example>,
     /// Line of the rule's id, from 1.
     id_line: usize,
+}
+
+impl Rule {
+    /// For each join key the fields that have to agree, step by step, each named once.
+    #[must_use]
+    pub fn join_fields(&self) -> Vec<Vec<Box<str>>> {
+        let steps: Vec<&[Key]> = match &self.query.form {
+            Form::Event(_) => Vec::new(),
+            Form::Sequence(sequence) => sequence.steps.iter().map(|s| s.keys.as_slice()).collect(),
+            Form::Sample(sample) => sample.steps.iter().map(|s| s.keys.as_slice()).collect(),
+        };
+        let keys = steps.first().map_or(0, |keys| keys.len());
+        (0..keys)
+            .map(|index| {
+                let mut fields: Vec<Box<str>> = Vec::new();
+                for key in steps.iter().filter_map(|keys| keys.get(index)) {
+                    if !fields.contains(&key.path) {
+                        fields.push(key.path.clone());
+                    }
+                }
+                fields
+            })
+            .collect()
+    }
 }
 
 /// The three shapes a rule file may have.
