@@ -1,0 +1,67 @@
+//! Maps and read-only globals of the kernel object.
+//!
+//! In: values that user space writes before the programs load. Out: [`offset!`] and [`setting!`], which read one field each;
+//! reading a whole struct would put it on the 512-byte stack. Scratch is never shared between programs.
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, PerCpuArray, RingBuf},
+};
+use sensor_ebpf::{
+    Kind,
+    settings::{Count, Offsets, Settings},
+};
+
+use crate::programs::{file::FileScratch, process::ExecScratch};
+
+/// Member offsets of the running kernel.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Offsets = Offsets::UNSET;
+
+/// Filters and facts; see [`Settings`].
+#[unsafe(no_mangle)]
+pub(crate) static SETTINGS: Settings = Settings::UNSET;
+
+/// Reads a value that user space replaced after this was compiled.
+#[inline(always)]
+pub(crate) fn constant<T: Copy>(field: &'static T) -> T {
+    // SAFETY: the reference is valid; volatile keeps the compiler from using the value it sees here.
+    unsafe { core::ptr::read_volatile(field) }
+}
+
+/// Reads one field of [`OFFSETS`] as a `u64`.
+macro_rules! offset {
+    ($field:ident) => {
+        u64::from($crate::globals::constant(&$crate::globals::OFFSETS.$field))
+    };
+}
+
+/// Reads one field of [`SETTINGS`].
+macro_rules! setting {
+    ($($field:tt)+) => {
+        $crate::globals::constant(&$crate::globals::SETTINGS.$($field)+)
+    };
+}
+
+pub(crate) use {offset, setting};
+
+/// The one way out. Sized by user space.
+#[map]
+pub(crate) static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+
+/// One row of [`Count`] per record kind.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<[u64; Count::SLOTS]> =
+    PerCpuArray::with_max_entries(Kind::SLOTS as u32, 0);
+
+/// One buffer per possible CPU, for the exec program alone. An array, since per-CPU elements end at 32 KiB.
+#[map]
+pub(crate) static EXEC_SCRATCH: Array<ExecScratch> = Array::with_max_entries(1, 0);
+
+/// One buffer per possible CPU, for the first-choice creation program alone.
+#[map]
+pub(crate) static FILE_OPEN_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
+
+/// One buffer per possible CPU, for the second-choice creation program alone.
+#[map]
+pub(crate) static SYS_EXIT_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);

@@ -1,0 +1,69 @@
+//! Hooks, one family per file.
+//!
+//! In: what the kernel passes to each hook. Out: one record through [`crate::emit`], or nothing. A program never blocks,
+//! never changes what the kernel does, and touches no other program's scratch.
+
+pub(crate) mod file;
+pub(crate) mod network;
+pub(crate) mod process;
+
+use sensor_ebpf::Part;
+
+use crate::read::clamp;
+
+/// Marks a scratch buffer as taken; false when an interrupted run on this CPU still holds it.
+///
+/// # Safety
+///
+/// `busy` points to the busy word of a scratch buffer.
+#[inline(always)]
+pub(crate) unsafe fn take(busy: *mut u64) -> bool {
+    // SAFETY: the caller's pointer is valid; volatile, since the interrupted run is invisible to the compiler.
+    unsafe {
+        if core::ptr::read_volatile(busy) != 0 {
+            return false;
+        }
+        core::ptr::write_volatile(busy, 1);
+    }
+    true
+}
+
+/// Gives a scratch buffer back.
+///
+/// # Safety
+///
+/// `busy` points to the busy word of a scratch buffer that [`take`] took.
+#[inline(always)]
+pub(crate) unsafe fn release(busy: *mut u64) {
+    // SAFETY: the caller's pointer is valid.
+    unsafe { core::ptr::write_volatile(busy, 0) };
+}
+
+/// Writes one entry of the part table.
+///
+/// # Safety
+///
+/// `entry` points to a whole entry's worth of writable bytes.
+#[inline(always)]
+pub(crate) unsafe fn write_part(entry: *mut Part, kind: u16, len: u64) {
+    // SAFETY: the caller's pointer is valid for writes of one entry.
+    unsafe {
+        (*entry).kind = kind;
+        (*entry).flags = 0;
+        (*entry).len = len as u16;
+        (*entry).reserved = 0;
+    }
+}
+
+/// Writes the zeroes that follow a part which ends at byte `end` of `record`, and returns where the next part begins.
+///
+/// # Safety
+///
+/// `record` has at least `END_MAX + 8` bytes that the verifier knows about.
+#[inline(always)]
+pub(crate) unsafe fn pad<const END_MAX: u64>(record: *mut u8, end: u64) -> u64 {
+    let end = clamp::<END_MAX>(end);
+    // SAFETY: at most 8 bytes behind the clamp. Byte by byte, since `end` need not be aligned.
+    unsafe { record.add(end as usize).cast::<u64>().write_unaligned(0) };
+    (end + 7) & !7
+}

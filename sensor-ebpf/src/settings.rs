@@ -1,0 +1,227 @@
+//! What user space tells the kernel programs before they load: member offsets, filters, counters' layout.
+//!
+//! In: nothing; these are types. Out: [`Offsets`] and [`Settings`], each one read-only global of the kernel object, and the
+//! numbers of the per-kind counters. The verifier sees the globals as constants, so a branch on an absent member costs
+//! nothing. Both sides build from this file, so names can not drift.
+
+#[cfg(not(target_arch = "bpf"))]
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// An offset the running kernel does not have.
+pub const ABSENT: u16 = 0xffff;
+
+/// One member of a kernel structure that the programs read.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    /// The structure's name in BTF.
+    pub owner: &'static str,
+    /// Dotted path below it; anonymous members are looked through.
+    pub path: &'static str,
+    /// False: a kernel without it is refused. True: what needs it is left out.
+    pub optional: bool,
+}
+
+macro_rules! offsets {
+    ($($name:ident = $owner:literal $path:literal $($optional:ident)?;)*) => {
+        /// Byte offsets of kernel structure members, [`ABSENT`] where the running kernel has none.
+        #[derive(Clone, Copy, Debug)]
+        #[cfg_attr(
+            not(target_arch = "bpf"),
+            derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+        )]
+        #[repr(C)]
+        pub struct Offsets { $(pub $name: u16,)* }
+
+        impl Offsets {
+            /// What a kernel object carries until user space fills it in.
+            pub const UNSET: Offsets = Offsets { $($name: ABSENT,)* };
+
+            /// What each field of [`Offsets`] is, in field order.
+            pub const MEMBERS: &[Member] = &[
+                $(Member { owner: $owner, path: $path, optional: offsets!(@optional $($optional)?) },)*
+            ];
+        }
+    };
+    (@optional optional) => { true };
+    (@optional) => { false };
+}
+
+offsets! {
+    task_flags = "task_struct" "flags";
+    task_pid = "task_struct" "pid";
+    task_tgid = "task_struct" "tgid";
+    task_group_leader = "task_struct" "group_leader";
+    task_real_parent = "task_struct" "real_parent";
+    task_start_boottime = "task_struct" "start_boottime";
+    task_comm = "task_struct" "comm";
+    task_mm = "task_struct" "mm";
+    task_fs = "task_struct" "fs";
+    task_files = "task_struct" "files";
+    task_cred = "task_struct" "cred";
+    task_signal = "task_struct" "signal";
+    task_nsproxy = "task_struct" "nsproxy";
+    task_exit_code = "task_struct" "exit_code";
+    task_thread_pid = "task_struct" "thread_pid";
+    task_cgroups = "task_struct" "cgroups";
+    task_thread_status = "task_struct" "thread_info.status" optional;
+    signal_live = "signal_struct" "live";
+    signal_flags = "signal_struct" "flags";
+    signal_group_exit_code = "signal_struct" "group_exit_code";
+    signal_pids = "signal_struct" "pids";
+    signal_tty = "signal_struct" "tty";
+    tty_driver = "tty_struct" "driver" optional;
+    tty_index = "tty_struct" "index" optional;
+    tty_driver_major = "tty_driver" "major" optional;
+    tty_driver_minor_start = "tty_driver" "minor_start" optional;
+    pid_level = "pid" "level";
+    pid_numbers = "pid" "numbers";
+    upid_nr = "upid" "nr";
+    mm_arg_start = "mm_struct" "arg_start";
+    mm_arg_end = "mm_struct" "arg_end";
+    bprm_file = "linux_binprm" "file";
+    bprm_filename = "linux_binprm" "filename";
+    bprm_interp = "linux_binprm" "interp";
+    bprm_argc = "linux_binprm" "argc";
+    cred_uid = "cred" "uid";
+    cred_euid = "cred" "euid";
+    cred_egid = "cred" "egid";
+    cred_cap_effective = "cred" "cap_effective";
+    cred_cap_permitted = "cred" "cap_permitted";
+    nsproxy_mnt_ns = "nsproxy" "mnt_ns";
+    mnt_namespace_inum = "mnt_namespace" "ns.inum";
+    css_set_dfl_cgrp = "css_set" "dfl_cgrp";
+    cgroup_kn = "cgroup" "kn";
+    cgroup_css_parent = "cgroup" "self.parent";
+    cgroup_self = "cgroup" "self";
+    kernfs_node_id = "kernfs_node" "id";
+    fs_root = "fs_struct" "root";
+    fs_pwd = "fs_struct" "pwd";
+    path_mnt = "path" "mnt";
+    path_dentry = "path" "dentry";
+    dentry_parent = "dentry" "d_parent";
+    dentry_name_len = "dentry" "d_name.len";
+    dentry_name = "dentry" "d_name.name";
+    dentry_hash_pprev = "dentry" "d_hash.pprev";
+    mount_mnt = "mount" "mnt";
+    mount_parent = "mount" "mnt_parent";
+    mount_mountpoint = "mount" "mnt_mountpoint";
+    vfsmount_root = "vfsmount" "mnt_root";
+    file_path = "file" "f_path";
+    file_inode = "file" "f_inode";
+    file_mode = "file" "f_mode";
+    file_flags = "file" "f_flags";
+    inode_ino = "inode" "i_ino";
+    inode_mode = "inode" "i_mode";
+    inode_uid = "inode" "i_uid";
+    inode_gid = "inode" "i_gid";
+    inode_nlink = "inode" "i_nlink";
+    inode_sb = "inode" "i_sb";
+    super_block_dev = "super_block" "s_dev";
+    files_fdt = "files_struct" "fdt";
+    fdtable_max_fds = "fdtable" "max_fds";
+    fdtable_fd = "fdtable" "fd";
+    pt_regs_syscall = "pt_regs" "orig_ax" optional;
+    sock_family = "sock" "__sk_common.skc_family";
+    sock_num = "sock" "__sk_common.skc_num";
+    sock_dport = "sock" "__sk_common.skc_dport";
+    sock_daddr = "sock" "__sk_common.skc_daddr";
+    sock_rcv_saddr = "sock" "__sk_common.skc_rcv_saddr";
+    sock_v6_daddr = "sock" "__sk_common.skc_v6_daddr" optional;
+    sock_v6_rcv_saddr = "sock" "__sk_common.skc_v6_rcv_saddr" optional;
+    sock_net = "sock" "__sk_common.skc_net.net" optional;
+    sock_protocol = "sock" "sk_protocol";
+    net_inum = "net" "ns.inum" optional;
+}
+
+/// Most cgroup subtrees one sensor can be scoped to.
+pub const SCOPES_MAX: usize = 8;
+/// Most ancestors of a task's cgroup that the scope filter looks at.
+pub const CGROUP_DEPTH_MAX: usize = 32;
+/// A system call number that does not exist.
+pub const NO_SYSCALL: u32 = u32::MAX;
+
+/// Filters and facts that are not member offsets.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct Settings {
+    /// [`crate::ABI`] of the daemon.
+    pub abi: u32,
+    /// File and network records of this tgid are dropped and counted; 0 excludes nobody.
+    pub own_tgid: u32,
+    /// Mixed into the socket token, so that no kernel address leaves the kernel.
+    pub token_key: u64,
+    /// Inode numbers of the cgroups (v2) whose subtrees are observed; unused entries are 0. All 0: the whole host.
+    pub scopes: [u64; SCOPES_MAX],
+    /// Numbers of the system calls that open files, native and 32-bit; unused entries are [`NO_SYSCALL`].
+    pub open_calls: [u32; 4],
+    pub open_calls_compat: [u32; 4],
+    /// Bit of `thread_info.status` that marks a 32-bit system call; 0 where there is none.
+    pub compat_status: u32,
+    /// Non-zero when `sched_process_exit` says whether the whole thread group is gone.
+    pub exit_has_group_dead: u32,
+    /// Byte in `linux_binprm` that holds `secureexec`, and its bit there.
+    pub secureexec_byte: u32,
+    pub secureexec_shift: u32,
+    /// Bytes in one `struct upid`.
+    pub upid_size: u32,
+    /// Indexes into `signal_struct.pids`.
+    pub pidtype_pgid: u32,
+    pub pidtype_sid: u32,
+    pub reserved: u32,
+}
+
+impl Settings {
+    /// What a kernel object carries until user space fills it in.
+    pub const UNSET: Settings = Settings {
+        abi: 0,
+        own_tgid: 0,
+        token_key: 0,
+        scopes: [0; SCOPES_MAX],
+        open_calls: [NO_SYSCALL; 4],
+        open_calls_compat: [NO_SYSCALL; 4],
+        compat_status: 0,
+        exit_has_group_dead: 0,
+        secureexec_byte: 0,
+        secureexec_shift: 0,
+        upid_size: 16,
+        pidtype_pgid: 2,
+        pidtype_sid: 3,
+        reserved: 0,
+    };
+}
+
+/// What is counted for each record kind, per CPU. `seen = submitted + lost_ring_full + dropped_self` when all is quiet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Count {
+    /// The thing happened, inside the scope.
+    Seen = 0,
+    /// A record went into the ring, whole or degraded.
+    Submitted = 1,
+    /// Not even the header fitted.
+    LostRingFull = 2,
+    /// The record left as a header only.
+    Degraded = 3,
+    /// Some part was cut at its bound.
+    Truncated = 4,
+    /// Some read of kernel or user memory failed.
+    ReadFault = 5,
+    /// The scratch buffer was in use by an interrupted run.
+    ScratchBusy = 6,
+    /// The sensor's own act, left out on purpose.
+    DroppedSelf = 7,
+}
+
+impl Count {
+    /// Counters per record kind.
+    pub const SLOTS: usize = 8;
+}
+
+const _: () = {
+    assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
+    assert!(size_of::<Settings>() == 144);
+};

@@ -1,0 +1,516 @@
+//! Loads the kernel programs one by one and attaches them.
+//!
+//! In: [`Options`], the embedded kernel object, what this kernel offers. Out: a running [`Kernel`] and a report of every hook, or
+//! the reason why a required one could not be had. Must never run on with a required hook missing.
+
+use std::{fs, io, os::fd::AsRawFd};
+
+use aya::{
+    Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::{MapError, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, FExit, Program, ProgramError, ProgramFd},
+    util::nr_cpus,
+};
+use sensor_ebpf::{
+    Kind,
+    settings::{Count, SCOPES_MAX},
+};
+use zerocopy::IntoBytes;
+
+use super::{
+    Counters, HookReport, HookState, KindCounters, Options, RingError, Tier,
+    btf::{Btf, TypeKind},
+    ring::Ring,
+    support::{Support, SupportError, needs_memlock},
+};
+
+/// The kernel object, empty when this was built without a kernel toolchain.
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernel_object"));
+
+/// Why there are no records.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(
+        "this build carries no kernel programs; run `cargo xtask setup`, then build again, or build with EQL_SENSOR_BPF_OBJECT naming a ready object"
+    )]
+    NoObject,
+    #[error(transparent)]
+    Support(#[from] SupportError),
+    #[error(
+        "not allowed to load kernel programs; needs CAP_BPF, CAP_PERFMON and, before Linux 5.11, CAP_SYS_RESOURCE: run as root or see systemd/eql-sensor.service"
+    )]
+    NotPermitted(#[source] io::Error),
+    #[error("cannot count this machine's processors")]
+    Cpus(#[source] io::Error),
+    #[error("cannot load the kernel object")]
+    Object(#[source] Box<EbpfError>),
+    #[error("the kernel object has no `{0}`; it is not of this build")]
+    NotInObject(&'static str),
+    #[error("cannot open the map `{name}`")]
+    Map {
+        name: &'static str,
+        #[source]
+        cause: MapError,
+    },
+    #[error("no hook for {kind:?} records, which are required: {reasons}")]
+    Required { kind: Kind, reasons: String },
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+enum Hook {
+    /// A typed tracepoint.
+    Tracepoint(&'static str),
+    /// The return of a function, through a trampoline.
+    Return(&'static str),
+}
+
+/// One program of the kernel object.
+struct Entry {
+    name: &'static str,
+    kind: Kind,
+    hook: Hook,
+    blind_to: &'static [&'static str],
+}
+
+/// Grouped by kind; within a kind trampolines come first, and either all of them or the tracepoints are attached.
+static PROGRAMS: &[Entry] = &[
+    Entry {
+        name: "process_fork",
+        kind: Kind::Fork,
+        hook: Hook::Tracepoint("sched_process_fork"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_exec",
+        kind: Kind::Exec,
+        hook: Hook::Tracepoint("sched_process_exec"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_exit",
+        kind: Kind::Exit,
+        hook: Hook::Tracepoint("sched_process_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "file_create",
+        kind: Kind::FileCreate,
+        hook: Hook::Return("security_file_open"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "file_create_by_syscall",
+        kind: Kind::FileCreate,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "files created through io_uring",
+            "files created by the kernel itself, such as core dumps",
+            "files whose open was denied after they were created",
+        ],
+    },
+    Entry {
+        name: "connect_v4",
+        kind: Kind::Connect,
+        hook: Hook::Return("tcp_v4_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "connect_v6",
+        kind: Kind::Connect,
+        hook: Hook::Return("tcp_v6_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "connect_by_state",
+        kind: Kind::Connect,
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        blind_to: &["the local port of sockets that bound none"],
+    },
+];
+
+/// Programs attached, and the ring they write to. Dropping it detaches them.
+pub struct Kernel {
+    ebpf: Ebpf,
+    ring: Ring,
+    hooks: Vec<HookReport>,
+}
+
+/// Loads and attaches what the options ask for.
+///
+/// # Errors
+///
+/// No object in this build, no permission, a kernel that lacks something required, or a required hook that can not be had; each
+/// names what is missing. Nothing stays attached then.
+pub fn load(options: &Options) -> Result<Kernel, LoadError> {
+    if OBJECT.is_empty() {
+        return Err(LoadError::NoObject);
+    }
+    let support = Support::detect(options)?;
+    if needs_memlock() {
+        raise_memlock()?;
+    }
+    let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
+    let mut ebpf = load_object(options, &support, &kernel_btf)?;
+    let mut hooks = Vec::with_capacity(PROGRAMS.len());
+    for kind in Kind::ALL {
+        attach_kind(
+            &mut ebpf,
+            kind,
+            options,
+            &support.btf,
+            &kernel_btf,
+            &mut hooks,
+        )?;
+    }
+    let ring = ebpf
+        .take_map("RING")
+        .ok_or(LoadError::NotInObject("RING"))?;
+    let ring = RingBuf::try_from(ring).map_err(|cause| LoadError::Map {
+        name: "RING",
+        cause,
+    })?;
+    Ok(Kernel {
+        ebpf,
+        ring: Ring::Idle(ring),
+        hooks,
+    })
+}
+
+impl Kernel {
+    /// What became of every hook of every record kind.
+    pub fn hooks(&self) -> &[HookReport] {
+        &self.hooks
+    }
+
+    /// Waits for records, then hands over those that are there, oldest first. Returns how many. Cancel-safe: no record is lost
+    /// when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Outside of a tokio runtime with I/O enabled.
+    pub async fn drain(&mut self, on_record: impl FnMut(&[u8])) -> Result<usize, RingError> {
+        self.ring.drain(on_record).await
+    }
+
+    /// Hands over the records that are there, without waiting. Returns how many; 0 means that the ring is empty.
+    pub fn drain_now(&mut self, on_record: impl FnMut(&[u8])) -> usize {
+        self.ring.drain_now(on_record)
+    }
+
+    /// Detaches every program; what is in the ring can still be drained, and the counters still be read.
+    pub fn detach(&mut self) {
+        for program in PROGRAMS {
+            let Some(loaded) = self.ebpf.program_mut(program.name) else {
+                continue;
+            };
+            unload(loaded);
+        }
+    }
+
+    /// What the programs counted so far, over all processors.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let the map be read.
+    pub fn counters(&self) -> Result<Counters, LoadError> {
+        const NAME: &str = "COUNTERS";
+        let failed = |cause| LoadError::Map { name: NAME, cause };
+        let map = self.ebpf.map(NAME).ok_or(LoadError::NotInObject(NAME))?;
+        let map = PerCpuArray::<_, [u64; Count::SLOTS]>::try_from(map).map_err(failed)?;
+        let mut kinds = Vec::with_capacity(Kind::ALL.len());
+        for kind in Kind::ALL {
+            let rows = map.get(&u32::from(kind as u16), 0).map_err(failed)?;
+            let mut counters = KindCounters::default();
+            for row in rows.iter() {
+                add(&mut counters, row);
+            }
+            kinds.push((kind, counters));
+        }
+        Ok(Counters {
+            kinds,
+            recursion_misses: self.recursion_misses(),
+        })
+    }
+
+    /// Sum over all programs; the kernel tells it in the descriptor's fdinfo, from 5.12 on.
+    fn recursion_misses(&self) -> u64 {
+        self.ebpf
+            .programs()
+            .filter_map(|(_, program)| program_fd(program))
+            .filter_map(|fd| fdinfo(&fd, "recursion_misses"))
+            .sum()
+    }
+
+    /// How often each attached program ran and for how long, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless
+    /// `kernel.bpf_stats_enabled` is on.
+    pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
+        PROGRAMS
+            .iter()
+            .filter_map(|of| {
+                let info = self.ebpf.program(of.name)?.info().ok()?;
+                let nanoseconds = u64::try_from(info.run_time().as_nanos()).ok()?;
+                Some((of.name, info.run_count(), nanoseconds))
+            })
+            .collect()
+    }
+}
+
+fn program_fd(program: &Program) -> Option<ProgramFd> {
+    program.fd().ok()?.try_clone().ok()
+}
+
+fn add(counters: &mut KindCounters, row: &[u64; Count::SLOTS]) {
+    let of = |count: Count| row.get(count as usize).copied().unwrap_or(0);
+    counters.seen += of(Count::Seen);
+    counters.submitted += of(Count::Submitted);
+    counters.lost_ring_full += of(Count::LostRingFull);
+    counters.degraded += of(Count::Degraded);
+    counters.truncated += of(Count::Truncated);
+    counters.read_fault += of(Count::ReadFault);
+    counters.scratch_busy += of(Count::ScratchBusy);
+    counters.dropped_self += of(Count::DroppedSelf);
+}
+
+/// One number of a descriptor's `/proc/self/fdinfo`.
+fn fdinfo(fd: &ProgramFd, name: &str) -> Option<u64> {
+    use std::os::fd::AsFd;
+    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.trim_start_matches(':').trim().parse().ok()
+}
+
+fn raise_memlock() -> Result<(), LoadError> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    setrlimit(Resource::Memlock, unlimited).map_err(|error| LoadError::NotPermitted(error.into()))
+}
+
+fn load_object(
+    options: &Options,
+    support: &Support,
+    kernel_btf: &KernelBtf,
+) -> Result<Ebpf, LoadError> {
+    let cpus = nr_cpus().map_err(|(_, error)| LoadError::Cpus(error))?;
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    // The parser wants the object at a multiple of 8 bytes, as an allocation is.
+    let object = OBJECT.to_vec();
+    EbpfLoader::new()
+        .btf(Some(kernel_btf))
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .override_global("OFFSETS", support.offsets.as_slice(), true)
+        .override_global("SETTINGS", support.settings.as_bytes(), true)
+        .map_max_entries("RING", options.ring_bytes)
+        .map_max_entries("EXEC_SCRATCH", cpus)
+        .map_max_entries("FILE_OPEN_SCRATCH", cpus)
+        .map_max_entries("SYS_EXIT_SCRATCH", cpus)
+        .load(&object)
+        .map_err(object_error)
+}
+
+/// Names the missing capability where that is what it was.
+fn object_error(error: EbpfError) -> LoadError {
+    match permission(&error) {
+        Some(cause) => LoadError::NotPermitted(cause),
+        None => LoadError::Object(Box::new(error)),
+    }
+}
+
+/// The operating system's refusal, if that is at the end of the chain.
+fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
+    let mut at = Some(error);
+    while let Some(error) = at {
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && io.kind() == io::ErrorKind::PermissionDenied
+        {
+            return io.raw_os_error().map(io::Error::from_raw_os_error);
+        }
+        at = error.source();
+    }
+    None
+}
+
+fn is_required(kind: Kind) -> bool {
+    matches!(kind, Kind::Fork | Kind::Exec | Kind::Exit)
+}
+
+/// Attaches the first sort of hooks that works for one kind, and reports all of its hooks.
+fn attach_kind(
+    ebpf: &mut Ebpf,
+    kind: Kind,
+    options: &Options,
+    btf: &Btf,
+    kernel_btf: &KernelBtf,
+    hooks: &mut Vec<HookReport>,
+) -> Result<(), LoadError> {
+    let wanted = is_required(kind) || options.kinds.contains(kind);
+    let (first, second): (Vec<_>, Vec<_>) = PROGRAMS
+        .iter()
+        .filter(|program| program.kind == kind)
+        .partition(|program| matches!(program.hook, Hook::Return(_)));
+    let both = !first.is_empty() && !second.is_empty();
+    let mut served = !wanted;
+    let mut reasons = Vec::new();
+    for (sort, trampoline) in [(first, true), (second, false)] {
+        let allowed = !both
+            || match options.tier {
+                Tier::Auto => true,
+                Tier::Trampolines => trampoline,
+                Tier::Tracepoints => !trampoline,
+            };
+        let states = if served || !allowed {
+            let state = if wanted {
+                HookState::NotNeeded
+            } else {
+                HookState::NotWanted
+            };
+            vec![state; sort.len()]
+        } else {
+            let states = attach_sort(ebpf, &sort, btf, kernel_btf)?;
+            served = !states.is_empty() && states.iter().all(|s| *s == HookState::Attached);
+            states
+        };
+        for (program, state) in sort.into_iter().zip(states) {
+            if let HookState::Refused(reason) = &state {
+                reasons.push(format!("{}: {reason}", program.hook.name()));
+            }
+            hooks.push(HookReport {
+                kind,
+                program: program.name,
+                hook: program.hook.name(),
+                trampoline,
+                state,
+                blind_to: program.blind_to,
+            });
+        }
+    }
+    if served {
+        return Ok(());
+    }
+    Err(LoadError::Required {
+        kind,
+        reasons: reasons.join("; "),
+    })
+}
+
+/// Attaches all programs of one sort, or none: half of them would be blind without saying so.
+fn attach_sort(
+    ebpf: &mut Ebpf,
+    sort: &[&'static Entry],
+    btf: &Btf,
+    kernel_btf: &KernelBtf,
+) -> Result<Vec<HookState>, LoadError> {
+    let mut states = Vec::with_capacity(sort.len());
+    for program in sort {
+        let state = match attach(ebpf, program, btf, kernel_btf)? {
+            Ok(()) => HookState::Attached,
+            Err(reason) => HookState::Refused(reason),
+        };
+        states.push(state);
+    }
+    if states.iter().any(|state| *state != HookState::Attached) {
+        for (program, state) in sort.iter().zip(&mut states) {
+            if *state == HookState::Attached {
+                if let Some(loaded) = ebpf.program_mut(program.name) {
+                    unload(loaded);
+                }
+                *state = HookState::Refused("another hook of its record kind was refused".into());
+            }
+        }
+    }
+    Ok(states)
+}
+
+/// Detaches and unloads a program; one that was never loaded has nothing to give back.
+fn unload(program: &mut Program) {
+    let _ = match program {
+        Program::BtfTracePoint(program) => program.unload(),
+        Program::FExit(program) => program.unload(),
+        _ => Ok(()),
+    };
+}
+
+/// Loads and attaches one program; the inner error says why the kernel would not have it.
+fn attach(
+    ebpf: &mut Ebpf,
+    program: &Entry,
+    btf: &Btf,
+    kernel_btf: &KernelBtf,
+) -> Result<Result<(), String>, LoadError> {
+    if let Some(missing) = program.hook.missing(btf) {
+        return Ok(Err(missing));
+    }
+    let loaded = ebpf
+        .program_mut(program.name)
+        .ok_or(LoadError::NotInObject(program.name))?;
+    let attached = match program.hook {
+        Hook::Tracepoint(name) => <&mut BtfTracePoint>::try_from(loaded).and_then(|loaded| {
+            loaded.load(name, kernel_btf)?;
+            loaded.attach().map(drop)
+        }),
+        Hook::Return(name) => <&mut FExit>::try_from(loaded).and_then(|loaded| {
+            loaded.load(name, kernel_btf)?;
+            loaded.attach().map(drop)
+        }),
+    };
+    Ok(attached.map_err(|error| reason(&error)))
+}
+
+impl Hook {
+    fn name(self) -> String {
+        match self {
+            Hook::Tracepoint(name) => format!("tp_btf/{name}"),
+            Hook::Return(name) => format!("fexit/{name}"),
+        }
+    }
+
+    /// What this kernel lacks for the hook, if anything.
+    fn missing(self, btf: &Btf) -> Option<String> {
+        let (there, what) = match self {
+            Hook::Tracepoint(name) => (
+                btf.exists(TypeKind::Typedef, &format!("btf_trace_{name}")),
+                "tracepoint",
+            ),
+            Hook::Return(name) => (btf.exists(TypeKind::Function, name), "function"),
+        };
+        (!there).then(|| format!("this kernel has no such {what}"))
+    }
+}
+
+/// What the kernel said, with the end of the verifier's log where it wrote one.
+fn reason(error: &ProgramError) -> String {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return chain(error);
+    };
+    let log = verifier_log.to_string();
+    let tail: Vec<&str> = log.lines().rev().take(6).collect();
+    if tail.is_empty() {
+        return format!("{io_error}, without a word from the verifier");
+    }
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    format!("{io_error}; the verifier said: {}", tail.join(" | "))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut at = error.source();
+    while let Some(cause) = at {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        at = cause.source();
+    }
+    text
+}
+
+const _: () = assert!(SCOPES_MAX == 8);

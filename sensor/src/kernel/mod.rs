@@ -1,0 +1,157 @@
+//! The kernel side as the daemon sees it: programs loaded and attached, records drained, losses counted.
+//!
+//! In: [`Options`]. Out: the bytes of records, one at a time, and [`Counters`]. The only module that knows aya; it never
+//! looks inside a record.
+
+pub mod btf;
+mod load;
+mod ring;
+mod support;
+
+use std::path::PathBuf;
+
+pub use load::{Kernel, LoadError, load};
+pub use ring::RingError;
+use sensor_ebpf::Kind;
+pub use support::{SupportError, default_ring_bytes};
+
+/// A set of record kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KindSet(u32);
+
+impl KindSet {
+    pub const EMPTY: KindSet = KindSet(0);
+
+    /// Every kind this build knows.
+    pub fn all() -> KindSet {
+        Kind::ALL.into_iter().fold(KindSet::EMPTY, KindSet::with)
+    }
+
+    #[must_use]
+    pub fn with(self, kind: Kind) -> KindSet {
+        KindSet(self.0 | 1 << kind as u16)
+    }
+
+    #[must_use]
+    pub fn without(self, kind: Kind) -> KindSet {
+        KindSet(self.0 & !(1 << kind as u16))
+    }
+
+    pub fn contains(self, kind: Kind) -> bool {
+        self.0 & 1 << kind as u16 != 0
+    }
+}
+
+/// Which sort of hook to use where there are two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tier {
+    /// Function trampolines where the kernel takes them, tracepoints for the record kinds where it does not.
+    #[default]
+    Auto,
+    /// Function trampolines or nothing.
+    Trampolines,
+    /// Tracepoints alone.
+    Tracepoints,
+}
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directories of cgroups (v2) whose subtrees are observed, at most [`sensor_ebpf::settings::SCOPES_MAX`]; empty: the
+    /// whole host.
+    pub scope: Vec<PathBuf>,
+    /// A power of two and a multiple of the page size; see [`default_ring_bytes`].
+    pub ring_bytes: u32,
+    pub tier: Tier,
+    /// Fork, exec and exit are always attached, whatever this says: the process table feeds on them.
+    pub kinds: KindSet,
+    /// Leave out file and network records of this very process; they are counted.
+    pub own_tgid_excluded: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            scope: Vec::new(),
+            ring_bytes: default_ring_bytes(),
+            tier: Tier::Auto,
+            kinds: KindSet::all(),
+            own_tgid_excluded: true,
+        }
+    }
+}
+
+/// What became of one hook.
+#[derive(Clone, Debug)]
+pub struct HookReport {
+    pub kind: Kind,
+    /// Name of the program in the kernel object.
+    pub program: &'static str,
+    /// The function or tracepoint, for example `fexit/security_file_open`.
+    pub hook: String,
+    /// False for hooks of the second sort, and for those of which there is only one sort.
+    pub trampoline: bool,
+    pub state: HookState,
+    /// What this hook can not see; empty when it sees all there is of its kind.
+    pub blind_to: &'static [&'static str],
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookState {
+    Attached,
+    /// The kernel does not have it or refused it; the text says what it said.
+    Refused(String),
+    /// Another hook serves its record kind.
+    NotNeeded,
+    /// Nothing asked for its record kind.
+    NotWanted,
+}
+
+/// What the kernel programs counted for one record kind since they were loaded.
+///
+/// When all is quiet, `seen = submitted + lost_ring_full + dropped_self`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KindCounters {
+    /// It happened, inside the scope.
+    pub seen: u64,
+    /// A record went into the ring, whole or degraded.
+    pub submitted: u64,
+    /// Not even a header fitted into the ring.
+    pub lost_ring_full: u64,
+    /// Only a header was sent; part of `submitted`.
+    pub degraded: u64,
+    /// Some part was cut at its bound.
+    pub truncated: u64,
+    /// Some read of kernel or user memory failed.
+    pub read_fault: u64,
+    /// The scratch buffer was in use; part of `degraded` or `lost_ring_full`.
+    pub scratch_busy: u64,
+    /// The sensor's own act, left out on purpose.
+    pub dropped_self: u64,
+}
+
+/// What the kernel programs counted since they were loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// One entry per kind of [`Kind::ALL`].
+    pub kinds: Vec<(Kind, KindCounters)>,
+    /// Runs that the kernel skipped because a program was already running on that CPU: records nobody could count by kind.
+    pub recursion_misses: u64,
+}
+
+impl Counters {
+    /// The counters of one kind.
+    pub fn kind(&self, kind: Kind) -> KindCounters {
+        self.kinds
+            .iter()
+            .find(|(of, _)| *of == kind)
+            .map(|(_, counters)| *counters)
+            .unwrap_or_default()
+    }
+
+    /// Everything that happened and of which no record came.
+    pub fn lost(&self) -> u64 {
+        let full: u64 = self.kinds.iter().map(|(_, c)| c.lost_ring_full).sum();
+        full + self.recursion_misses
+    }
+}

@@ -1,0 +1,255 @@
+//! What the running kernel offers: member offsets, filters and sizes for the kernel programs.
+//!
+//! In: `/sys/kernel/btf/vmlinux`, `/proc`, and [`Options`]. Out: the two read-only globals of the kernel object, or the name of
+//! what is missing. A guess is never made: a required member that is absent is an error.
+
+use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
+
+use rustix::fs::statfs;
+use sensor_ebpf::{
+    ABI,
+    settings::{ABSENT, Member, Offsets, SCOPES_MAX, Settings},
+};
+
+use super::{
+    Options,
+    btf::{Btf, BtfError},
+};
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+const LOCKDOWN: &str = "/sys/kernel/security/lockdown";
+/// Magic number of the cgroup v2 filesystem.
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
+/// Why this kernel can not be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum SupportError {
+    #[error(
+        "this kernel has no type information: cannot read {VMLINUX}; it must be built with CONFIG_DEBUG_INFO_BTF (Linux 5.10 or later)"
+    )]
+    NoBtf(#[source] io::Error),
+    #[error("cannot understand {VMLINUX}")]
+    Btf(#[from] BtfError),
+    #[error("this kernel has no `{owner}.{path}`, which the kernel programs read")]
+    NoMember {
+        owner: &'static str,
+        path: &'static str,
+    },
+    #[error(
+        "`{owner}.{path}` of this kernel does not begin at a byte, or lies too far into its structure"
+    )]
+    OddMember {
+        owner: &'static str,
+        path: &'static str,
+    },
+    #[error("the ids of `cred` of this kernel do not lie in a row")]
+    OddCred,
+    #[error(
+        "kernel lockdown is in confidentiality mode, which forbids kernel programs to read kernel memory; boot without lockdown=confidentiality"
+    )]
+    Confidentiality,
+    #[error("{} scopes are named, at most {SCOPES_MAX} are allowed", .0)]
+    TooManyScopes(usize),
+    #[error("cannot use {} as a scope", path.display())]
+    Scope {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("{} is not a cgroup v2 directory", .0.display())]
+    NotACgroup(PathBuf),
+    #[error("the ring buffer must be a power of two of at least 4096 bytes, it is {0}")]
+    RingBytes(u32),
+}
+
+/// What goes into the kernel object before it loads.
+pub(super) struct Support {
+    pub(super) btf: Btf,
+    /// The bytes of [`Offsets`].
+    pub(super) offsets: Vec<u8>,
+    pub(super) settings: Settings,
+}
+
+impl Support {
+    /// Reads this kernel.
+    pub(super) fn detect(options: &Options) -> Result<Support, SupportError> {
+        refuse_confidentiality()?;
+        if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
+            return Err(SupportError::RingBytes(options.ring_bytes));
+        }
+        let btf = Btf::parse(fs::read(VMLINUX).map_err(SupportError::NoBtf)?)?;
+        let offsets = offsets(&btf)?;
+        let settings = settings(&btf, options)?;
+        Ok(Support {
+            btf,
+            offsets,
+            settings,
+        })
+    }
+}
+
+fn refuse_confidentiality() -> Result<(), SupportError> {
+    // Absent where securityfs is not mounted or lockdown is not built in; then loading itself will tell.
+    match fs::read_to_string(LOCKDOWN) {
+        Ok(text) if text.contains("[confidentiality]") => Err(SupportError::Confidentiality),
+        _ => Ok(()),
+    }
+}
+
+/// The bytes of [`Offsets`] for this kernel.
+fn offsets(btf: &Btf) -> Result<Vec<u8>, SupportError> {
+    let mut bytes = Vec::with_capacity(size_of::<Offsets>());
+    for member in Offsets::MEMBERS {
+        bytes.extend_from_slice(&offset(btf, member)?.to_le_bytes());
+    }
+    let id = |name| Ok::<_, BtfError>(btf.member("cred", name)?.map(|at| at.bit_offset));
+    if id("fsgid")? != id("uid")?.map(|uid| uid.wrapping_add(28 * 8)) {
+        return Err(SupportError::OddCred);
+    }
+    Ok(bytes)
+}
+
+fn offset(btf: &Btf, member: &Member) -> Result<u16, SupportError> {
+    let Member {
+        owner,
+        path,
+        optional,
+    } = *member;
+    let Some(at) = btf.member(owner, path)? else {
+        return if optional {
+            Ok(ABSENT)
+        } else {
+            Err(SupportError::NoMember { owner, path })
+        };
+    };
+    if at.bits.is_some() || !at.bit_offset.is_multiple_of(8) {
+        return Err(SupportError::OddMember { owner, path });
+    }
+    u16::try_from(at.bit_offset / 8)
+        .ok()
+        .filter(|offset| *offset != ABSENT)
+        .ok_or(SupportError::OddMember { owner, path })
+}
+
+fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
+    let secureexec = btf
+        .member("linux_binprm", "secureexec")?
+        .ok_or(SupportError::NoMember {
+            owner: "linux_binprm",
+            path: "secureexec",
+        })?;
+    let upid_size = btf.struct_size("upid").ok_or(SupportError::NoMember {
+        owner: "upid",
+        path: "nr",
+    })?;
+    let pid_type = |name| {
+        btf.enum_value("pid_type", name)
+            .and_then(|value| u32::try_from(value).ok())
+            .filter(|value| *value < 8)
+            .ok_or(SupportError::NoMember {
+                owner: "pid_type",
+                path: name,
+            })
+    };
+    // The kernel's type information names no tracepoint parameters; the second one there ever was is `group_dead`.
+    let group_dead = btf
+        .tracepoint_parameter_count("sched_process_exit")?
+        .is_some_and(|count| count >= 2);
+    let calls = system_calls();
+    Ok(Settings {
+        abi: u32::from(ABI),
+        own_tgid: if options.own_tgid_excluded {
+            std::process::id()
+        } else {
+            0
+        },
+        token_key: token_key(),
+        scopes: scopes(options)?,
+        open_calls: calls.open,
+        open_calls_compat: calls.open_compat,
+        compat_status: calls.compat_status,
+        exit_has_group_dead: u32::from(group_dead),
+        secureexec_byte: secureexec.bit_offset / 8,
+        secureexec_shift: secureexec.bit_offset % 8,
+        upid_size,
+        pidtype_pgid: pid_type("PIDTYPE_PGID")?,
+        pidtype_sid: pid_type("PIDTYPE_SID")?,
+        reserved: 0,
+    })
+}
+
+/// Numbers of the calls that may create a file: open, creat, openat, openat2.
+struct SystemCalls {
+    open: [u32; 4],
+    open_compat: [u32; 4],
+    /// `TS_COMPAT` of `thread_info.status`.
+    compat_status: u32,
+}
+
+#[cfg(target_arch = "x86_64")]
+fn system_calls() -> SystemCalls {
+    SystemCalls {
+        open: [2, 85, 257, 437],
+        open_compat: [5, 8, 295, 437],
+        compat_status: 2,
+    }
+}
+
+/// Without numbers the second-choice creation program reports nothing; the first choice does not need them.
+#[cfg(not(target_arch = "x86_64"))]
+fn system_calls() -> SystemCalls {
+    SystemCalls {
+        open: Settings::UNSET.open_calls,
+        open_compat: Settings::UNSET.open_calls_compat,
+        compat_status: 0,
+    }
+}
+
+/// A number nobody outside can know, the same for one run of the daemon.
+fn token_key() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0u64)
+}
+
+/// Inode numbers of the scopes: the kernel calls them cgroup ids.
+fn scopes(options: &Options) -> Result<[u64; SCOPES_MAX], SupportError> {
+    if options.scope.len() > SCOPES_MAX {
+        return Err(SupportError::TooManyScopes(options.scope.len()));
+    }
+    let mut ids = [0; SCOPES_MAX];
+    for (id, path) in ids.iter_mut().zip(&options.scope) {
+        let scope = |cause| SupportError::Scope {
+            path: path.clone(),
+            cause,
+        };
+        let metadata = fs::metadata(path).map_err(scope)?;
+        let filesystem = statfs(path).map_err(|cause| scope(cause.into()))?;
+        if !metadata.is_dir() || filesystem.f_type != CGROUP2_MAGIC {
+            return Err(SupportError::NotACgroup(path.clone()));
+        }
+        *id = metadata.ino();
+    }
+    Ok(ids)
+}
+
+/// The next power of two of 4 MiB per CPU, at least 8 MiB and at most 64 MiB.
+pub fn default_ring_bytes() -> u32 {
+    const MIB: u32 = 1 << 20;
+    let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    u32::try_from(cpus)
+        .unwrap_or(16)
+        .saturating_mul(4 * MIB)
+        .clamp(8 * MIB, 64 * MIB)
+        .next_power_of_two()
+}
+
+/// True before 5.11, where maps count against the limit on locked memory.
+pub(super) fn needs_memlock() -> bool {
+    let release = rustix::system::uname();
+    let release = release.release().to_string_lossy();
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 11),
+        _ => true,
+    }
+}
