@@ -244,7 +244,10 @@ pub(crate) fn regex(pattern: &str, text: &str, fold: bool) -> bool {
         static COMPILED: RefCell<HashMap<String, regex::Regex>> = RefCell::default();
     }
     let pattern = pattern.strip_prefix('^').unwrap_or(pattern);
-    let pattern = pattern.strip_suffix('$').unwrap_or(pattern);
+    let pattern = match pattern.strip_suffix('$') {
+        Some(rest) if !rest.ends_with('\\') => rest,
+        _ => pattern,
+    };
     let flags = if fold { "(?i)" } else { "" };
     let whole = format!(r"{flags}\A(?s:{pattern})\z");
     COMPILED.with_borrow_mut(|compiled| {

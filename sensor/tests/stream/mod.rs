@@ -69,6 +69,8 @@ fn descend<'a>(fields: &'a Map<String, Json>, segments: &[&str], found: &mut Vec
     for head in (1..=segments.len()).rev() {
         let key = segments[..head].join(".");
         let (name, indices) = match key.split_once('[') {
+            // A position further left belongs to a shorter key.
+            Some((_, indices)) if indices.contains('.') => continue,
             Some((name, indices)) => (name, Some(indices)),
             None => (key.as_str(), None),
         };
