@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
-use super::{Exit, Failure, print};
+use super::{Exit, Failure, print, unfit};
 use crate::cli::{CheckArgs, ReportFormat};
 use crate::config::{self, Config};
-use crate::document::Severity;
-use crate::document::{Problem, Source};
+use crate::document::{Problem, Severity, Source};
 use crate::output::report::Report;
 use crate::rule::{self, Loaded};
 
@@ -109,6 +108,8 @@ fn settings(path: &Path, report: &mut Report) -> Option<Config> {
 
 fn take(loaded: Loaded, report: &mut Report) {
     report.files += loaded.files;
+    let unfit = unfit(&loaded.rules).into_iter();
+    report.problems.extend(unfit.map(|(_, problem)| problem));
     report.problems.extend(loaded.problems);
     report.rules.extend(loaded.rules);
     report.skipped.extend(loaded.skipped);

@@ -12,8 +12,9 @@ use anyhow::{Context as _, anyhow};
 
 use crate::cli::{Cli, Command, RuleArgs, SettingsArgs};
 use crate::config::Config;
-use crate::document::Problem;
-use crate::document::Severity;
+use crate::document::{Problem, Severity};
+use crate::engine::{self, Engine};
+use crate::event::{FieldTable, Fields};
 use crate::rule::{self, Rule};
 
 /// What the process ends with.
@@ -130,6 +131,52 @@ pub fn load_rules(
         )));
     }
     Ok(loaded.rules)
+}
+
+/// The rules in one engine. A rule that can not be compiled stays out, and is logged.
+///
+/// # Errors
+/// The rules can not be compiled together, or none is left and that is not allowed; exit code 78.
+pub fn compile<E: Fields + Clone>(
+    mut rules: Vec<Arc<Rule>>,
+    table: &mut FieldTable,
+    allow_none: bool,
+) -> Result<(Vec<Arc<Rule>>, Engine<E>), Failure> {
+    let unfit = unfit(&rules);
+    for (index, problem) in unfit.iter().rev() {
+        log(std::slice::from_ref(problem));
+        rules.remove(*index);
+    }
+    if rules.is_empty() && !allow_none {
+        return Err(Failure {
+            exit: Exit::Configuration,
+            error: anyhow!("no rule is left to watch for"),
+        });
+    }
+    let mut builder = engine::Builder::new(engine::Limits::default());
+    for (index, rule) in rules.iter().enumerate() {
+        builder
+            .add(index, &rule.query)
+            .or_exit(Exit::Configuration)?;
+    }
+    let engine = builder
+        .build(table)
+        .context("the rules can not be compiled together")
+        .or_exit(Exit::Configuration)?;
+    Ok((rules, engine))
+}
+
+/// The rules the engine can not take, by position, and why.
+fn unfit(rules: &[Arc<Rule>]) -> Vec<(usize, Problem)> {
+    let mut builder = engine::Builder::new(engine::Limits::default());
+    let mut unfit = Vec::new();
+    for (index, rule) in rules.iter().enumerate() {
+        if let Err(error) = builder.add(index, &rule.query) {
+            let message = format!("the query can not be compiled: {}", chain(&error.into()));
+            unfit.push((index, Problem::of_file(&rule.path, message, None)));
+        }
+    }
+    unfit
 }
 
 /// Errors and warnings to the log, excerpts included.
