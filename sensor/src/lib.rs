@@ -16,6 +16,7 @@ pub mod engine;
 pub mod enrich;
 pub mod eql;
 pub mod event;
+pub mod json_lines;
 pub mod kernel;
 pub mod metrics;
 pub mod output;

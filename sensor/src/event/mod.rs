@@ -68,6 +68,10 @@ pub enum Values<'a> {
     Strs(&'a [Arc<str>]),
     Static(&'a [&'static str]),
     List(&'a [OwnedValue]),
+    /// Pieces of one text, as start and length in bytes.
+    Pieces(&'a str, &'a [(u32, u32)]),
+    /// Not a value but present: an object with something below it. It equals nothing and is not null.
+    Object,
 }
 
 impl<'a> Values<'a> {
@@ -78,6 +82,8 @@ impl<'a> Values<'a> {
             Values::Strs(s) => s.len(),
             Values::Static(s) => s.len(),
             Values::List(l) => l.len(),
+            Values::Pieces(_, p) => p.len(),
+            Values::Object => 1,
         }
     }
 
@@ -94,6 +100,12 @@ impl<'a> Values<'a> {
             Values::Strs(s) => s.get(index).map(|s| Value::Str(s)),
             Values::Static(s) => s.get(index).map(|s| Value::Str(s)),
             Values::List(l) => l.get(index).map(OwnedValue::as_value),
+            Values::Pieces(text, pieces) => {
+                let (start, len) = *pieces.get(index)?;
+                text.get(start as usize..start as usize + len as usize)
+                    .map(Value::Str)
+            }
+            Values::Object => None,
         }
     }
 
