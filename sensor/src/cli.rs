@@ -39,6 +39,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Check(CheckArgs),
+    Replay(ReplayArgs),
 }
 
 /// Report every problem in rules and settings, with file, line and column

@@ -11,7 +11,7 @@ use std::io::{self, BufRead};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::event::{FieldId, FieldTable, FieldType, Fields, OwnedValue, Value, Values};
+use crate::event::{Evidence, FieldId, FieldTable, FieldType, Fields, OwnedValue, Value, Values};
 
 use scan::{Scan, ScanError, Str};
 
@@ -100,6 +100,12 @@ impl Fields for FlatEvent {
             }
             Some(Slot::List(start, count)) => Values::List(self.list_at(*start, *count)),
         }
+    }
+}
+
+impl Evidence for FlatEvent {
+    fn document(&self) -> Option<&str> {
+        Some(self.line())
     }
 }
 

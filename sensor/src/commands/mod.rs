@@ -3,6 +3,7 @@
 //! In: parsed arguments. Out: an [`Exit`]. A command never calls `std::process::exit`, so everything it holds is dropped.
 
 pub mod check;
+pub mod replay;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -70,6 +71,7 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Check(args) => check::check(args),
+        Command::Replay(args) => replay::replay(args),
     }
 }
 

@@ -35,18 +35,26 @@ impl Stdout {
     }
 }
 
-impl Sink for Stdout {
-    fn write(&mut self, alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
+impl Stdout {
+    /// The alert as it is to be printed, its last line ended.
+    pub fn render(&mut self, alert: &Alert) -> &[u8] {
         self.text.clear();
         if self.tree {
-            self.text
-                .extend_from_slice(tree(alert, self.colour).as_bytes());
+            let tree = tree(alert, self.colour);
+            self.text.extend_from_slice(tree.as_bytes());
         } else {
             json::write_alert(alert, &mut self.text);
             self.text.push(b'\n');
         }
+        &self.text
+    }
+}
+
+impl Sink for Stdout {
+    fn write(&mut self, alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
+        let text = self.render(alert);
         let mut stdout = io::stdout().lock();
-        stdout.write_all(&self.text)?;
+        stdout.write_all(text)?;
         stdout.flush()
     }
 }

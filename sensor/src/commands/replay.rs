@@ -1,0 +1,162 @@
+//! `replay`: rules against recorded events.
+//!
+//! In: ECS documents as JSON lines, in order of time. Out: alerts on standard output. Its only clock is the events' own, so
+//! the same input always gives the same alerts. A broken line is reported and passed over, and makes the command fail.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::{Exit, Failure, compile, load_config, load_rules};
+use crate::alert;
+use crate::cli::ReplayArgs;
+use crate::engine::{Engine, Match};
+use crate::event::{Evidence, FieldTable};
+use crate::json_lines::{FlatEvent, LineError, Lines, Options, Reader};
+use crate::output::stdout::Stdout;
+use crate::rule::Rule;
+
+/// Broken lines described one by one; the rest is only counted.
+const BROKEN_SHOWN_MAX: u64 = 10;
+
+/// Runs `replay`.
+///
+/// # Errors
+/// Settings or rules can not be used, or a file can not be read.
+pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
+    let mut config = load_config(&args.settings)?;
+    config.apply_rules(&args.rules);
+    let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
+    let mut table = FieldTable::sensor();
+    let (rules, engine) = compile(rules, &mut table, args.allow_no_rules)?;
+    let alerts = alert::Builder::new(&mut table);
+    let options = Options::default();
+    let mut replay = Replay {
+        reader: Reader::new(&table, engine.needed_fields(), &options),
+        alert_reader: Reader::new(&table, &alerts.wanted(), &options),
+        rules,
+        engine,
+        alerts,
+        form: Stdout::new(args.format),
+        out: BufWriter::new(io::stdout()),
+        matches: Vec::new(),
+        broken: 0,
+    };
+    // Every file is opened before the first is read: a misspelt name should not cost an hour.
+    let mut inputs = Vec::with_capacity(args.files.len());
+    for path in &args.files {
+        inputs.push((path, open(path)?));
+    }
+    for (path, input) in inputs {
+        if !replay.file(path, input)? {
+            return Ok(Exit::Ok);
+        }
+    }
+    replay.engine.finish(&mut replay.matches);
+    if !replay.send()? {
+        return Ok(Exit::Ok);
+    }
+    if replay.broken > 0 {
+        tracing::error!("{} lines are no events and were passed over", replay.broken);
+        return Ok(Exit::Problems);
+    }
+    Ok(Exit::Ok)
+}
+
+fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
+    const BUFFER_BYTES: usize = 1 << 20;
+    if path == Path::new("-") {
+        return Ok(Box::new(BufReader::with_capacity(
+            BUFFER_BYTES,
+            io::stdin(),
+        )));
+    }
+    let file = File::open(path).with_context(|| format!("cannot open `{}`", path.display()))?;
+    Ok(Box::new(BufReader::with_capacity(BUFFER_BYTES, file)))
+}
+
+struct Replay {
+    /// Keeps what rules read.
+    reader: Reader,
+    /// Reads the few events of a match again, for what alerts say about them.
+    alert_reader: Reader,
+    rules: Vec<Arc<Rule>>,
+    engine: Engine<Arc<FlatEvent>>,
+    alerts: alert::Builder,
+    form: Stdout,
+    out: BufWriter<io::Stdout>,
+    matches: Vec<Match<Arc<FlatEvent>>>,
+    broken: u64,
+}
+
+impl Replay {
+    /// `false` when nobody reads the alerts any more.
+    fn file(&mut self, path: &Path, input: impl BufRead) -> Result<bool, Failure> {
+        let mut lines = Lines::new(input);
+        loop {
+            let next = lines.next_line();
+            let next = next.with_context(|| format!("cannot read `{}`", path.display()))?;
+            let Some((line, number)) = next else {
+                break;
+            };
+            match self.reader.parse(line, number) {
+                Ok(event) => self.engine.process(&Arc::new(event), &mut self.matches),
+                Err(error) => self.broken_line(path, &error),
+            }
+            if !self.matches.is_empty() && !self.send()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn broken_line(&mut self, path: &Path, error: &LineError) {
+        self.broken += 1;
+        if self.broken <= BROKEN_SHOWN_MAX {
+            tracing::error!("{}:{error}", path.display());
+        }
+    }
+
+    fn send(&mut self) -> Result<bool, Failure> {
+        for found in std::mem::take(&mut self.matches) {
+            let Some(rule) = self.rules.get(found.rule) else {
+                continue;
+            };
+            let reader = &mut self.alert_reader;
+            let events = found.events.into_iter().map(|event| whole(reader, event));
+            let alert = self.alerts.build(rule, found.keys, events.collect(), 0);
+            if !written(self.out.write_all(self.form.render(&alert)))? {
+                return Ok(false);
+            }
+        }
+        // Input may be a pipe that is still being written: an alert does not wait for the next.
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<bool, Failure> {
+        written(self.out.flush())
+    }
+}
+
+/// The event with the fields alerts need.
+fn whole(reader: &mut Reader, event: Arc<FlatEvent>) -> Arc<dyn Evidence> {
+    match reader.parse(event.line().as_bytes(), 0) {
+        Ok(event) => Arc::new(event),
+        // It was an event before and is one now; with fewer fields the alert still says what it can.
+        Err(_) => event,
+    }
+}
+
+/// A reader that went away is no error, but the end.
+fn written(result: io::Result<()>) -> Result<bool, Failure> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::from(
+            anyhow::Error::from(error).context("cannot write to standard output"),
+        )),
+    }
+}
