@@ -405,13 +405,15 @@ impl Lexer<'_> {
         let start = self.at;
         let quote = self.peek(mark).unwrap_or(b'\'');
         self.at += mark + 1;
-        let end = self.line_end();
-        while self.at < end && self.peek(0) != Some(quote) {
-            self.at += 1 + usize::from(self.peek(0) == Some(b'\\'));
-        }
-        self.at = (self.at + 1).min(end);
-        while !self.text.is_char_boundary(self.at) {
+        while let Some(byte) = self.peek(0).filter(|b| !matches!(b, b'\n' | b'\r')) {
             self.at += 1;
+            if byte == quote {
+                break;
+            }
+            // An escaped quote does not end it.
+            if byte == b'\\' && self.peek(0) == Some(quote) {
+                self.at += 1;
+            }
         }
         let span = Span::new(start, self.at);
         let message = format!(
@@ -431,8 +433,7 @@ impl Lexer<'_> {
     fn quoted(&mut self) {
         let start = self.at;
         self.at += 1;
-        let end = self.line_end();
-        while self.at < end {
+        while self.peek(0).is_some_and(|b| !matches!(b, b'\n' | b'\r')) {
             if self.peek(0) != Some(b'`') {
                 self.at += 1;
             } else if self.peek(1) == Some(b'`') {

@@ -17,7 +17,9 @@ pub const PIPES_MAX: usize = 16;
 /// Longest regular expression, in bytes.
 pub const REGEX_BYTES_MAX: usize = 8 << 10;
 /// Largest compiled regular expression, in bytes.
-pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 256 << 10;
+/// Most bytes of regular expressions in one query.
+pub const REGEX_TOTAL_BYTES_MAX: usize = 64 << 10;
 /// Most regular expressions in one query.
 pub const REGEXES_MAX: usize = 256;
 /// Deepest nesting of groups in a regular expression.

@@ -117,6 +117,8 @@ pub fn escape(text: &str) -> String {
 pub struct RegexError {
     pub message: String,
     pub help: String,
+    /// It would be fine if it were smaller.
+    pub too_large: bool,
 }
 
 /// Checks one pattern completely: its syntax on its own, so that it cannot break out of the anchors around it, and its size
@@ -145,6 +147,7 @@ pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
         return Err(RegexError {
             message: error.kind().to_string(),
             help,
+            too_large: false,
         });
     }
     match compile_regex(pattern, true) {
@@ -152,6 +155,7 @@ pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
         Err(regex::Error::CompiledTooBig(bytes)) => Err(RegexError {
             message: format!("it needs more than {bytes} bytes once compiled"),
             help: "use fewer or smaller repetitions".to_owned(),
+            too_large: true,
         }),
         Err(error) => {
             let text = error.to_string();
@@ -159,6 +163,7 @@ pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
             Err(RegexError {
                 message: line.trim_start_matches("error: ").to_owned(),
                 help: String::new(),
+                too_large: false,
             })
         }
     }

@@ -168,7 +168,7 @@ impl Parser<'_> {
         if depth < limits::DEPTH_MAX {
             return false;
         }
-        if self.kind() != Tok::End || !self.quiet {
+        if !self.gave_up {
             let help = format!("at most {} levels are allowed", limits::DEPTH_MAX);
             let span = self.peek().span;
             self.error(

@@ -395,13 +395,13 @@ impl Parser<'_> {
             if !is_path || self.continues_expression() {
                 self.not_a_key(start);
             }
+            if keys.len() > limits::KEYS_MAX {
+                let allowed = format!("at most {} are allowed", limits::KEYS_MAX);
+                self.limit(by.span, "too many join keys", &allowed);
+            }
             if self.eat(Tok::Comma).is_none() {
                 break;
             }
-        }
-        if keys.len() > limits::KEYS_MAX {
-            let allowed = format!("at most {} are allowed", limits::KEYS_MAX);
-            self.limit(by.span, "too many join keys", &allowed);
         }
         keys
     }

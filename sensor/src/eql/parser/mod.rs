@@ -19,7 +19,8 @@ pub fn parse(text: &str) -> (Option<Query>, Vec<Diagnostic>) {
     let lexed = lexer::lex(text);
     let mut parser = Parser::new(text, lexed);
     let query = parser.query();
-    (query, parser.diagnostics)
+    // What was read before a limit was passed is not worth judging.
+    (query.filter(|_| !parser.gave_up), parser.diagnostics)
 }
 
 /// Parses a single expression, as the conformance suites hold them.
@@ -47,6 +48,7 @@ struct Parser<'t> {
     depth: u16,
     /// Syntax problems are no longer reported: a string has no end, or a limit was passed.
     quiet: bool,
+    gave_up: bool,
 }
 
 impl<'t> Parser<'t> {
@@ -58,6 +60,7 @@ impl<'t> Parser<'t> {
             diagnostics: lexed.diagnostics,
             depth: 0,
             quiet: lexed.unterminated,
+            gave_up: false,
         }
     }
 
@@ -172,11 +175,12 @@ impl<'t> Parser<'t> {
     fn give_up(&mut self) {
         self.at = self.tokens.len().saturating_sub(1);
         self.quiet = true;
+        self.gave_up = true;
     }
 
     /// Reports a passed limit and stops.
     fn limit(&mut self, span: Span, found: impl Into<String>, allowed: &str) {
-        if self.at + 1 < self.tokens.len() || !self.quiet {
+        if !self.gave_up {
             self.error(Kind::TooMany, span, found, allowed);
         }
         self.give_up();

@@ -435,7 +435,7 @@ impl Checker<'_> {
         match typed.expr {
             Expr::Field(field) => Some(ArraySource::Field(field)),
             Expr::Variable(variable) => Some(ArraySource::Variable(variable)),
-            Expr::Literal(_) if typed.ty == Type::Any => None,
+            _ if typed.ty == Type::Any && matches!(typed.expr, Expr::Literal(_)) => None,
             _ => {
                 let message = format!("argument 1 of `{}` must be a field", signature.name);
                 self.error(Kind::ArgumentType, typed.span, message, "");

@@ -30,6 +30,9 @@ impl Checker<'_> {
             _ => {}
         }
         let (left, right) = (self.expression(left), self.expression(right));
+        if left.is_error() || right.is_error() {
+            return Typed::error(span);
+        }
         self.check_object(&left);
         self.check_object(&right);
         // The constant goes to the right, so that everybody after us finds it there.
@@ -64,7 +67,7 @@ impl Checker<'_> {
         let value = self.expression(tree);
         match value.literal() {
             // An expression with an error is no constant.
-            Some(_) if value.ty == Type::Any => Typed::error(span),
+            Some(_) if value.is_error() => Typed::error(span),
             Some(literal) => truth(Some(matches!(literal, Literal::Null)), span),
             None => Typed::new(Expr::IsNull(Box::new(value.expr)), Type::Bool, span),
         }
@@ -159,6 +162,9 @@ impl Checker<'_> {
             }
             list.push(item);
         }
+        if value.is_error() || list.iter().any(Typed::is_error) {
+            return Typed::error(span);
+        }
         if value.ty == Type::Null {
             return Typed::null(span);
         }
@@ -204,7 +210,7 @@ impl Checker<'_> {
         span: Span,
     ) -> Typed {
         if let Some(constant) = value.literal() {
-            if value.ty == Type::Any {
+            if value.is_error() {
                 return Typed::error(span);
             }
             let text = Scalar::from(constant).text().map(|t| t.into_owned());
@@ -238,17 +244,20 @@ impl Checker<'_> {
 
     /// Whether a regular expression can be used; reports why not.
     pub(super) fn check_regex(&mut self, text: &str, span: Span) -> bool {
+        if self.regexes > limits::REGEXES_MAX || self.regex_bytes > limits::REGEX_TOTAL_BYTES_MAX {
+            return false;
+        }
         self.regexes += 1;
-        if self.regexes > limits::REGEXES_MAX {
-            if self.regexes == limits::REGEXES_MAX + 1 {
-                let help = format!("at most {} are allowed", limits::REGEXES_MAX);
-                self.error(
-                    Kind::TooMany,
-                    span,
-                    "query has too many regular expressions",
-                    help,
-                );
-            }
+        self.regex_bytes += text.len();
+        if self.regexes > limits::REGEXES_MAX || self.regex_bytes > limits::REGEX_TOTAL_BYTES_MAX {
+            let (count, bytes) = (limits::REGEXES_MAX, limits::REGEX_TOTAL_BYTES_MAX);
+            let help = format!("at most {count} with {bytes} bytes in all are allowed");
+            self.error(
+                Kind::TooMany,
+                span,
+                "query has too many regular expressions",
+                help,
+            );
             return false;
         }
         if text.len() > limits::REGEX_BYTES_MAX {
@@ -260,6 +269,12 @@ impl Checker<'_> {
         match pattern::check_regex(text) {
             Ok(()) => true,
             Err(error) => {
+                // Finding out that one is too large takes long; a query full of them ends soon.
+                self.regexes += if error.too_large {
+                    limits::REGEXES_MAX / 8
+                } else {
+                    0
+                };
                 let message = format!("invalid regular expression: {}", error.message);
                 self.error(Kind::InvalidRegex, span, message, error.help);
                 false
@@ -280,7 +295,7 @@ fn flip(op: Comparison) -> Comparison {
 
 /// Outcome of `in` when it does not depend on any field: `None` if it does.
 fn fold_membership(value: &Typed, list: &[Typed], fold: bool) -> Option<Option<bool>> {
-    let value = Scalar::from(value.literal().filter(|_| value.ty != Type::Any)?);
+    let value = Scalar::from(value.literal()?);
     let literals: Option<Vec<&Literal>> = list.iter().map(Typed::literal).collect();
     Some(scalar::within(
         &value,

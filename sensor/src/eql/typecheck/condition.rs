@@ -32,14 +32,10 @@ impl Checker<'_> {
         let mut kept = Vec::with_capacity(parts.len());
         let mut decided = false;
         for part in parts {
-            let before = self.diagnostics.len();
             let condition = self.condition(part);
             match condition {
                 Condition::Const(value) => {
-                    let silent = self.broken || self.diagnostics.len() > before;
-                    if !silent {
-                        self.warn_constant_part(part.span, value, all);
-                    }
+                    self.warn_constant_part(part.span, value, all);
                     // `false` decides an `and`, `true` an `or`; the other value has no effect.
                     decided |= value != all;
                 }
@@ -78,9 +74,12 @@ impl Checker<'_> {
     /// A typed leaf where a truth value is needed.
     fn as_condition(&mut self, typed: Typed) -> Condition {
         let typed = self.boolean(typed);
+        let error = typed.is_error();
         match typed.expr {
             // Null does not hold, no more than false.
-            Expr::Literal(literal) => Condition::Const(matches!(literal, Literal::Bool(true))),
+            Expr::Literal(literal) if !error => {
+                Condition::Const(matches!(literal, Literal::Bool(true)))
+            }
             expr => Condition::Leaf(Leaf {
                 expr,
                 span: typed.span,

@@ -92,6 +92,9 @@ impl Checker<'_> {
 
     fn negation(&mut self, inner: Typed, span: Span) -> Typed {
         self.numeric(&inner, "-");
+        if inner.is_error() {
+            return Typed::error(span);
+        }
         match inner.literal() {
             Some(value) => {
                 let value = literal(functions::negate(&Scalar::from(value)));
@@ -136,6 +139,9 @@ impl Checker<'_> {
         };
         self.numeric(&left, sign);
         self.numeric(&right, sign);
+        if left.is_error() || right.is_error() {
+            return Typed::error(span);
+        }
         match (left.literal(), right.literal()) {
             (Some(Literal::Null), _) | (_, Some(Literal::Null)) => Typed::null(span),
             (Some(a), Some(b)) => {

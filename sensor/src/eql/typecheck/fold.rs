@@ -46,6 +46,9 @@ pub(super) fn not(inner: Typed, span: Span) -> Typed {
 /// Three-valued `and` (`all`) or `or`.
 pub(super) fn junction(parts: Vec<Typed>, span: Span, all: bool) -> Typed {
     let mut kept = Vec::with_capacity(parts.len());
+    if parts.iter().any(Typed::is_error) {
+        return Typed::error(span);
+    }
     let mut saw_null = false;
     for part in parts {
         match part.expr {

@@ -123,6 +123,11 @@ impl Typed {
         Typed::new(query::Expr::Literal(query::Literal::Null), Type::Any, span)
     }
 
+    /// Whether it stands for an expression with a reported problem.
+    fn is_error(&self) -> bool {
+        self.ty == Type::Any && self.literal().is_some()
+    }
+
     fn literal(&self) -> Option<&query::Literal> {
         match &self.expr {
             query::Expr::Literal(literal) => Some(literal),
@@ -152,6 +157,7 @@ struct Checker<'s> {
     /// Names bound by the array functions around, outermost first.
     variables: Vec<Box<str>>,
     regexes: usize,
+    regex_bytes: usize,
     /// An error node was met; its diagnostic comes from the parser.
     broken: bool,
 }
@@ -166,6 +172,7 @@ impl<'s> Checker<'s> {
             aliases: Vec::new(),
             variables: Vec::new(),
             regexes: 0,
+            regex_bytes: 0,
             broken: false,
         }
     }
