@@ -158,7 +158,7 @@ pub(crate) fn run(root: &Path, kernel: &Files, script: &str, limit: Duration) ->
             exchange.display()
         ));
     fs::write(exchange.join("boot"), BOOT)?;
-    shell::bounded(&mut command, limit, &console)?;
+    shell::bounded(&command, limit, &console)?;
     let read = |name: &str| {
         fs::read(exchange.join(name)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     };

@@ -123,7 +123,7 @@ pub(crate) fn here(
             .env("EQL_SENSOR_LIVE_TIERS", tier.list())
             .args(["--test-threads=1", "--show-output"])
             .args(filter);
-        let (tally, text) = crate::results::run(root, &test.name, &mut command, HERE_LIMIT)?;
+        let (tally, text) = crate::results::run(root, &test.name, &command, HERE_LIMIT)?;
         println!("{text}");
         all += tally;
     }

@@ -91,7 +91,7 @@ impl fmt::Display for Tally {
 pub(crate) fn run(
     root: &Path,
     name: &str,
-    command: &mut Command,
+    command: &Command,
     limit: Duration,
 ) -> Result<(Tally, String)> {
     let folder = root.join("target/test-logs");
@@ -140,7 +140,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("xtask-results-{}", std::process::id()));
         let mut command = Command::new("sh");
         command.args(["-c", "echo started; exit 3"]);
-        let (tally, text) = run(&root, "bad one", &mut command, Duration::from_secs(10)).unwrap();
+        let (tally, text) = run(&root, "bad one", &command, Duration::from_secs(10)).unwrap();
         assert_eq!(tally, Tally::FAILED, "{text}");
         assert!(
             text.contains("started") && text.contains("exit status: 3"),
@@ -154,7 +154,7 @@ mod tests {
         let root = std::env::temp_dir().join(format!("xtask-limit-{}", std::process::id()));
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 600 & echo $!; wait"]);
-        let (tally, text) = run(&root, "slow", &mut command, Duration::from_millis(300)).unwrap();
+        let (tally, text) = run(&root, "slow", &command, Duration::from_millis(300)).unwrap();
         assert_eq!(tally.failed, 1, "{text}");
         let pid = text.lines().next().unwrap();
         // A killed process may stay as a zombie until init collects it; it has no command line any more.

@@ -87,20 +87,48 @@ pub(crate) fn captured(command: &mut Command) -> Result<Output> {
         .with_context(|| format!("cannot run `{}`", shown(command)))
 }
 
+/// Shell that runs a command and ends its whole process group when the process that started it is gone: a person's Ctrl-C or a
+/// killed CI job must not leave a guest running.
+const WATCH: &str = r#"
+starter=$1
+shift
+"$@" &
+child=$!
+while kill -0 "$child" 2> /dev/null; do
+    kill -0 "$starter" 2> /dev/null || kill -KILL 0
+    sleep 0.1
+done
+wait "$child"
+"#;
+
 /// Runs a command with all output in `log`, for at most `limit`; `None` when the limit ended it and all it had started.
 pub(crate) fn bounded(
-    command: &mut Command,
+    command: &Command,
     limit: Duration,
     log: &Path,
 ) -> Result<Option<ExitStatus>> {
     use std::os::unix::process::CommandExt as _;
     let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    command
+    let mut watched = Command::new("sh");
+    watched
+        .args(["-c", WATCH, "watch", &std::process::id().to_string()])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => watched.env(name, value),
+            None => watched.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        watched.current_dir(folder);
+    }
+    watched
         .stdin(Stdio::null())
         .stdout(file.try_clone()?)
         .stderr(file)
         .process_group(0);
-    let mut child = command
+    let mut child = watched
         .spawn()
         .with_context(|| format!("cannot run `{}`", shown(command)))?;
     let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);

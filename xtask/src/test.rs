@@ -90,7 +90,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
                 .current_dir(&test.folder)
                 .env("CARGO_MANIFEST_DIR", &test.folder)
                 .arg("--show-output");
-            let (tally, text) = results::run(root, &test.name, &mut command, TEST_LIMIT)?;
+            let (tally, text) = results::run(root, &test.name, &command, TEST_LIMIT)?;
             if tally.failed > 0 {
                 println!("{text}");
             }
@@ -110,7 +110,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
             "--all-features",
             "--doc",
         ]);
-        let (tally, text) = results::run(root, "documentation", &mut command, TEST_LIMIT)?;
+        let (tally, text) = results::run(root, "documentation", &command, TEST_LIMIT)?;
         if tally.failed > 0 {
             println!("{text}");
         }
