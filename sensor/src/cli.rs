@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::pipeline::Fault;
+
 /// Linux endpoint sensor: watches the kernel, matches EQL rules as events arrive, writes alerts.
 #[derive(Debug, Parser)]
 #[command(
@@ -38,8 +40,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Run(RunArgs),
     Check(CheckArgs),
     Replay(ReplayArgs),
+    Record(RecordArgs),
 }
 
 /// Report every problem in rules and settings, with file, line and column
@@ -201,6 +205,10 @@ pub struct KernelArgs {
     /// Size of the ring buffer shared with the kernel: a power of two, 4096 to 1073741824
     #[arg(long, value_name = "BYTES")]
     pub ring_bytes: Option<u32>,
+
+    /// Misbehaves as told, for tests: stop-consumer=SECONDS
+    #[arg(long, hide = true, value_name = "FAULT")]
+    pub fault: Option<Fault>,
 }
 
 /// Where alerts go. A flag wins over the settings file.

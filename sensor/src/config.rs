@@ -429,6 +429,7 @@ mod tests {
         assert_eq!(config, from_file);
 
         let kernel = KernelArgs {
+            fault: None,
             scope: vec!["/b".into()],
             tier: Some(Tier::Trampolines),
             ring_bytes: Some(4096),

@@ -20,4 +20,5 @@ pub mod json_lines;
 pub mod kernel;
 pub mod metrics;
 pub mod output;
+pub mod pipeline;
 pub mod rule;

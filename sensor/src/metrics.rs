@@ -5,8 +5,6 @@
 
 use std::collections::VecDeque;
 
-use crate::decode::DecodeError;
-
 /// What came out of the ring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
@@ -26,14 +24,6 @@ impl Received {
             *count += 1;
         }
         self.unknown_parts += u64::from(unknown_parts);
-    }
-
-    pub fn refused(&mut self, error: DecodeError) {
-        if error.is_unknown() {
-            self.unknown_kinds += 1;
-        } else {
-            self.undecodable += 1;
-        }
     }
 
     /// Records of one kind.
@@ -70,6 +60,15 @@ pub struct Gaps {
 }
 
 impl Gaps {
+    /// Counting begins at `now_ns`, from nothing lost.
+    #[must_use]
+    pub fn since_start(now_ns: u64) -> Gaps {
+        Gaps {
+            looked_ns: now_ns,
+            ..Gaps::default()
+        }
+    }
+
     /// Takes note of the total lost so far, read at `now_ns`.
     pub fn observe(&mut self, now_ns: u64, total: u64) {
         let lost = total.saturating_sub(self.total);
@@ -137,8 +136,8 @@ mod tests {
 
     #[test]
     fn a_loss_counts_for_what_it_touches() {
-        let mut gaps = Gaps::default();
-        for (now, total) in [(100, 0), (200, 5), (300, 5), (400, 7)] {
+        let mut gaps = Gaps::since_start(100);
+        for (now, total) in [(200, 5), (300, 5), (400, 7)] {
             gaps.observe(now, total);
         }
         for (from, lost) in [
@@ -180,17 +179,8 @@ mod tests {
         let mut received = Received::default();
         received.record(sensor_ebpf::Kind::Exec as u16, 1);
         received.record(u16::MAX, 0);
-        received.refused(DecodeError::UnknownKind(9));
-        received.refused(DecodeError::Unaligned);
         assert_eq!(received.of(sensor_ebpf::Kind::Exec), 1);
         assert_eq!(received.total(), 1);
-        assert_eq!(
-            (
-                received.unknown_kinds,
-                received.undecodable,
-                received.unknown_parts
-            ),
-            (1, 1, 1)
-        );
+        assert_eq!(received.unknown_parts, 1);
     }
 }

@@ -3,7 +3,10 @@
 //! In: parsed arguments. Out: an [`Exit`]. A command never calls `std::process::exit`, so everything it holds is dropped.
 
 pub mod check;
+mod live;
+pub mod record;
 pub mod replay;
+pub mod run;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -70,8 +73,10 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 /// Whatever ended it early; [`Failure::exit`] says with which code.
 pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
+        Command::Run(args) => run::run(args),
         Command::Check(args) => check::check(args),
         Command::Replay(args) => replay::replay(args),
+        Command::Record(args) => record::record(args),
     }
 }
 

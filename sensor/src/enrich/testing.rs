@@ -1,4 +1,7 @@
 //! Records made by hand, for tests.
+//!
+//! In: keys, times and strings. Out: records as decode gives them, fed to an enricher. It makes no record that the kernel
+//! programs could not send.
 
 use sensor_ebpf::{ABI, ConnectBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind};
 

@@ -1,3 +1,7 @@
+//! Enrichment as a whole: records in, events out.
+//!
+//! In: histories made by hand and at random. Out: what the events must say. It never reads this host's own `/proc`.
+
 use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;

@@ -1,0 +1,408 @@
+//! Joins the stages: ring, decode, enrich and whoever consumes events, on one thread; shutdown.
+//!
+//! In: a loaded [`Kernel`] and a [`Consumer`]. Out: every record as an event to the consumer, in the order of the ring, until
+//! told to stop; then programs are detached, the ring is drained and the last counters are read. The ring is the only queue
+//! before the consumer, so what can't be kept up with is counted by the kernel. It never waits for an output without also
+//! listening for the end.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use crate::config;
+use crate::decode::decode;
+use crate::enrich::process_table::TableLimits;
+use crate::enrich::procfs::Procfs;
+use crate::enrich::users::Users;
+use crate::enrich::{Enricher, host};
+use crate::event::Event;
+use crate::kernel::{self, Counters, HookState, Kernel, LoadError, Options, RingError};
+use crate::metrics::{Gaps, Received};
+
+/// Between two looks at the kernel's counters and at the clocks.
+const TICK: Duration = Duration::from_secs(1);
+/// For what is in the ring when the end is asked for.
+const DRAIN_MAX: Duration = Duration::from_millis(800);
+/// For an output to take what is left at the end.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
+
+/// What takes the events.
+pub trait Consumer {
+    /// Takes one event. Must not block.
+    fn event(&mut self, event: Event);
+
+    /// Called after each batch of events and once a second: passes on what came of them. May wait for an output;
+    /// dropping the future loses nothing. [`ControlFlow::Break`] ends the pipeline.
+    fn settle(&mut self, status: &Status) -> impl Future<Output = ControlFlow<()>>;
+
+    /// Whether `settle` wants to know losses up to this moment.
+    fn wants_losses(&self) -> bool {
+        false
+    }
+}
+
+/// How things stand.
+#[derive(Debug, Default)]
+pub struct Status {
+    /// Boot clock, nanoseconds.
+    pub now_ns: u64,
+    /// The ring was empty at `now_ns`: no older record will come, save those being written at that moment.
+    pub idle: bool,
+    pub received: Received,
+    pub gaps: Gaps,
+}
+
+/// Everything there is to report at the end.
+#[derive(Debug)]
+pub struct Summary {
+    pub received: Received,
+    pub kernel: Counters,
+    pub enrich: crate::enrich::Counters,
+    /// The ring could not be emptied in time; what was left in it is neither received nor lost by the kernel.
+    pub drained: bool,
+}
+
+/// A misbehaviour to be shown in tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Leaves the ring alone for a time after the start, or until the end.
+    StopConsumer(Duration),
+}
+
+/// `found` is no fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no fault; allowed is stop-consumer=SECONDS")]
+pub struct UnknownFault {
+    found: String,
+}
+
+impl std::str::FromStr for Fault {
+    type Err = UnknownFault;
+
+    fn from_str(text: &str) -> Result<Fault, UnknownFault> {
+        let seconds = text
+            .strip_prefix("stop-consumer=")
+            .and_then(|s| s.parse().ok());
+        match seconds {
+            Some(seconds) => Ok(Fault::StopConsumer(Duration::from_secs(seconds))),
+            None => Err(UnknownFault {
+                found: text.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Why the pipeline could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    #[error("cannot load the kernel programs")]
+    Load(#[from] LoadError),
+    #[error("cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+}
+
+/// The stages before the consumer, running.
+pub struct Pipeline {
+    kernel: Kernel,
+    enricher: Enricher,
+    status: Status,
+    stop: Stop,
+    fault: Option<Fault>,
+    /// Events of the start-up scan, handed over first.
+    scanned: Vec<Event>,
+}
+
+impl Pipeline {
+    /// Loads and attaches the programs, then reads `/proc`, so that no process falls between. `announce_scan` hands an event
+    /// for each process found to the consumer. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel refuses what is required, or signals can't be listened for.
+    pub fn start(
+        options: &Options,
+        fault: Option<Fault>,
+        announce_scan: bool,
+    ) -> Result<Pipeline, PipelineError> {
+        let stop = Stop::listen().map_err(PipelineError::Signals)?;
+        let attached_ns = boot_ns();
+        let kernel = kernel::load(options)?;
+        let host = Arc::new(host::this_host(state_directory().as_deref()));
+        let mut enricher = Enricher::new(
+            host,
+            TableLimits::default(),
+            Users::of_host(),
+            Some(Procfs::default()),
+        );
+        let now_ns = boot_ns();
+        enricher.set_wall_offset(wall_offset_ns());
+        let scanned = enricher.seed(now_ns, announce_scan);
+        let status = Status {
+            now_ns,
+            gaps: Gaps::since_start(attached_ns),
+            ..Status::default()
+        };
+        Ok(Pipeline {
+            kernel,
+            enricher,
+            status,
+            stop,
+            fault,
+            scanned,
+        })
+    }
+
+    /// The hooks in use, in one line.
+    #[must_use]
+    pub fn hooks(&self) -> String {
+        let attached = self
+            .kernel
+            .hooks()
+            .iter()
+            .filter(|hook| hook.state == HookState::Attached);
+        let named: Vec<&str> = attached.map(|hook| hook.hook.as_str()).collect();
+        named.join(", ")
+    }
+
+    /// Says in the log what the chosen hooks can't see and which were refused.
+    pub fn log_hooks(&self) {
+        for hook in self.kernel.hooks() {
+            match &hook.state {
+                HookState::Attached if !hook.blind_to.is_empty() => {
+                    tracing::warn!(
+                        "{} does not see {}",
+                        hook.hook,
+                        hook.blind_to.join(", nor ")
+                    );
+                }
+                HookState::Refused(reason) => {
+                    tracing::info!("{} can not be had: {reason}", hook.hook)
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Hands events to the consumer until a signal, the consumer, or an error ends it; then detaches, drains and counts.
+    ///
+    /// # Errors
+    /// The ring can't be waited for, or the kernel's counters can't be read.
+    pub async fn run<C: Consumer>(mut self, consumer: &mut C) -> Result<Summary, PipelineError> {
+        for event in std::mem::take(&mut self.scanned) {
+            consumer.event(event);
+        }
+        let pumped = match self.hold_back().await {
+            ControlFlow::Continue(()) => self.pump(consumer).await,
+            ControlFlow::Break(()) => Ok(()),
+        };
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.kernel.detach();
+        let drained = self.drain_rest(consumer).await;
+        pumped?;
+        Ok(Summary {
+            received: self.status.received,
+            kernel: self.kernel.counters()?,
+            enrich: self.enricher.counters(),
+            drained,
+        })
+    }
+
+    /// The fault that leaves the ring alone.
+    async fn hold_back(&mut self) -> ControlFlow<()> {
+        let Some(Fault::StopConsumer(time)) = self.fault else {
+            return ControlFlow::Continue(());
+        };
+        tracing::warn!("fault: the ring is left alone for {} s", time.as_secs());
+        tokio::select! {
+            () = self.stop.asked() => ControlFlow::Break(()),
+            () = sleep(time) => ControlFlow::Continue(()),
+        }
+    }
+
+    async fn pump<C: Consumer>(&mut self, consumer: &mut C) -> Result<(), PipelineError> {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let Pipeline {
+                kernel,
+                enricher,
+                status,
+                stop,
+                ..
+            } = self;
+            let is_tick = tokio::select! {
+                biased;
+                () = stop.asked() => return Ok(()),
+                _ = ticks.tick() => true,
+                count = kernel.drain(|bytes| pass(bytes, enricher, status, consumer)) => {
+                    count?;
+                    false
+                }
+            };
+            self.status.idle = false;
+            if is_tick {
+                self.look(true)?;
+                let Pipeline {
+                    kernel,
+                    enricher,
+                    status,
+                    ..
+                } = self;
+                // Taken before the look into the ring: what comes later is not older.
+                status.now_ns = boot_ns();
+                status.idle =
+                    kernel.drain_now(|bytes| pass(bytes, enricher, status, consumer)) == 0;
+            } else if consumer.wants_losses() {
+                self.look(false)?;
+            }
+            let flow = tokio::select! {
+                biased;
+                () = self.stop.asked() => return Ok(()),
+                flow = consumer.settle(&self.status) => flow,
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads counters and clocks; reports a gap when `report` is set, which is at most once a second.
+    fn look(&mut self, report: bool) -> Result<(), PipelineError> {
+        let counters = self.kernel.counters()?;
+        self.status.now_ns = boot_ns();
+        self.status
+            .gaps
+            .observe(self.status.now_ns, counters.lost());
+        self.enricher.set_wall_offset(wall_offset_ns());
+        if report && let Some(gap) = self.status.gaps.unreported() {
+            let milliseconds = gap.to_ns.saturating_sub(gap.from_ns) / 1_000_000;
+            tracing::warn!(
+                lost = gap.lost,
+                total = self.status.gaps.total(),
+                from_ns = gap.from_ns,
+                to_ns = gap.to_ns,
+                "sensor.gap: {} records were lost within {milliseconds} ms, the ring was full",
+                gap.lost,
+            );
+        }
+        Ok(())
+    }
+
+    /// After detaching: everything still in the ring, as long as it can be had in time. Says whether that was everything.
+    async fn drain_rest<C: Consumer>(&mut self, consumer: &mut C) -> bool {
+        let until = Instant::now() + DRAIN_MAX;
+        let mut drained = false;
+        while !drained && Instant::now() < until {
+            let Pipeline {
+                kernel,
+                enricher,
+                status,
+                ..
+            } = self;
+            drained = kernel.drain_now(|bytes| pass(bytes, enricher, status, consumer)) == 0;
+        }
+        if let Err(error) = self.look(true) {
+            tracing::error!("the kernel's counters can not be read: {error}");
+        }
+        self.status.idle = drained;
+        // An output that does not take the rest in time says so itself.
+        let _ = timeout(SETTLE_MAX, consumer.settle(&self.status)).await;
+        drained
+    }
+}
+
+/// One record through decode and enrich.
+fn pass<C: Consumer>(bytes: &[u8], enricher: &mut Enricher, status: &mut Status, consumer: &mut C) {
+    match decode(bytes) {
+        Ok(record) => {
+            status
+                .received
+                .record(record.header.kind, record.unknown_parts);
+            consumer.event(enricher.event(&record));
+        }
+        Err(error) if error.is_unknown() => status.received.unknown_kinds += 1,
+        Err(error) => {
+            // Once: damage comes in masses, and the counter has the rest.
+            if status.received.undecodable == 0 {
+                tracing::error!("a record can not be read: {error}");
+            }
+            status.received.undecodable += 1;
+        }
+    }
+}
+
+/// How the settings ask for the programs to be loaded.
+#[must_use]
+pub fn options(settings: &config::Kernel) -> Options {
+    use crate::cli::Tier;
+    let defaults = Options::default();
+    Options {
+        scope: settings.scope.clone(),
+        ring_bytes: settings.ring_bytes.unwrap_or(defaults.ring_bytes),
+        tier: match settings.tier {
+            Tier::Auto => kernel::Tier::Auto,
+            Tier::Trampolines => kernel::Tier::Trampolines,
+            Tier::Tracepoints => kernel::Tier::Tracepoints,
+        },
+        ..defaults
+    }
+}
+
+/// The request to end: SIGTERM or SIGINT.
+#[derive(Debug)]
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    fn listen() -> std::io::Result<Stop> {
+        Ok(Stop {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Where systemd says state is kept, else the usual place if it is there.
+fn state_directory() -> Option<PathBuf> {
+    let usual = Path::new("/var/lib/eql-sensor");
+    match std::env::var_os("STATE_DIRECTORY") {
+        Some(directory) if !directory.is_empty() => Some(directory.into()),
+        _ => usual.is_dir().then(|| usual.to_owned()),
+    }
+}
+
+/// The boot clock: what orders events. It goes on through suspend.
+#[must_use]
+pub fn boot_ns() -> u64 {
+    u64::try_from(nanoseconds(ClockId::Boottime)).unwrap_or_default()
+}
+
+/// Wall clock minus boot clock.
+fn wall_offset_ns() -> i64 {
+    let before = nanoseconds(ClockId::Boottime);
+    let wall = nanoseconds(ClockId::Realtime);
+    let after = nanoseconds(ClockId::Boottime);
+    wall - before - (after - before) / 2
+}
+
+fn nanoseconds(clock: ClockId) -> i64 {
+    let time = clock_gettime(clock);
+    time.tv_sec
+        .saturating_mul(1_000_000_000)
+        .saturating_add(time.tv_nsec)
+}
