@@ -16,7 +16,7 @@ use anyhow::{Context as _, anyhow};
 
 use crate::cli::{Cli, Command, RuleArgs, SettingsArgs};
 use crate::config::Config;
-use crate::document::{Problem, Severity};
+use crate::document::{Problem, Severity, os_text};
 use crate::engine::{self, Engine};
 use crate::event::{FieldTable, Fields};
 use crate::rule::{self, Rule};
@@ -213,11 +213,15 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
     }
 }
 
-/// One line for an error and its causes, leaving out a cause the line already ends with.
+/// One line for an error and its causes, leaving out a cause the line already ends with. The system's own errors come in
+/// lower case and without their numbers.
 pub fn chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
-        let text = cause.to_string();
+        let text = match cause.downcast_ref::<io::Error>() {
+            Some(error) => os_text(error),
+            None => cause.to_string(),
+        };
         if line.is_empty() {
             line = text;
         } else if !line.ends_with(&text) {
@@ -244,5 +248,7 @@ mod tests {
         let error =
             anyhow::anyhow!("permission denied").context("cannot open x: permission denied");
         assert_eq!(chain(&error), "cannot open x: permission denied");
+        let error = anyhow::Error::from(io::Error::from_raw_os_error(2)).context("cannot open x");
+        assert_eq!(chain(&error), "cannot open x: no such file or directory");
     }
 }

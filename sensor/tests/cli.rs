@@ -1,0 +1,132 @@
+//! The command line from outside: help, exit codes, and refusals.
+//!
+//! In: arguments to the built binary. Out: what it prints and how it ends. Needs no privilege.
+#![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn sensor(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_eql-sensor"))
+        .args(args)
+        .env_remove("EQL_SENSOR_LOG")
+        .output()
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const COMMANDS: [&str; 2] = ["check", "replay"];
+
+#[test]
+fn help_names_every_command_and_the_exit_codes() {
+    let output = sensor(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = stdout(&output);
+    for command in COMMANDS {
+        assert!(help.contains(&format!("\n  {command} ")), "{help}");
+    }
+    assert!(
+        help.contains("Exit codes: 0 ok, 1 problems found, 2 usage"),
+        "{help}"
+    );
+}
+
+#[test]
+fn every_command_shows_an_example_of_itself() {
+    for command in COMMANDS {
+        let output = sensor(&[command, "--help"]);
+        assert_eq!(output.status.code(), Some(0));
+        let help = stdout(&output);
+        let examples = help.split("Examples:").nth(1).unwrap_or_default();
+        assert!(
+            examples.contains(&format!("eql-sensor {command} ")),
+            "{help}"
+        );
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_two() {
+    for args in [
+        &[] as &[&str],
+        &["fly"],
+        &["replay"],
+        &["--log", "a=b=c", "check", "."],
+    ] {
+        let output = sensor(args);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            stderr(&output)
+        );
+        assert!(!stderr(&output).is_empty(), "{args:?}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+}
+
+#[test]
+fn the_shipped_rules_and_settings_are_sound() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let rules = here.join("../rules");
+    let settings = here.join("eql-sensor.toml");
+    let output = sensor(&["check", rules.to_str().unwrap(), settings.to_str().unwrap()]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.ends_with("0 errors; 0 warnings\n"), "{text}");
+
+    let output = sensor(&["check", "--format", "json", rules.to_str().unwrap()]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["summary"]["errors"], 0);
+    assert_eq!(report["summary"]["loaded"], report["summary"]["rule_files"]);
+    assert_eq!(report["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_sensor_without_rules_does_not_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let refused = |counts: &str| {
+        let output = sensor(&["replay", "--rules", path, "-"]);
+        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+        let said = stderr(&output);
+        let expected = format!("no rule to watch for in {path}: {counts}");
+        assert!(said.contains(&expected), "{said}");
+        assert!(said.contains("--allow-no-rules"), "{said}");
+    };
+    refused("of 0 rule files 0 have errors and 0 are skipped");
+    let other = "[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"esql\"\n";
+    std::fs::write(directory.path().join("other.toml"), other).unwrap();
+    std::fs::write(directory.path().join("broken.toml"), "[rule").unwrap();
+    refused("of 2 rule files 1 have errors and 1 are skipped");
+
+    let output = sensor(&["replay", "--rules", "/nonexistent", "-"]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = stderr(&output);
+    assert!(
+        said.contains("cannot read rules from `/nonexistent`: "),
+        "{said}"
+    );
+}
+
+#[test]
+fn unusable_settings_keep_it_from_starting() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = directory.path().join("eql-sensor.toml");
+    std::fs::write(&settings, "[kernel]\nring_bytes = 3000000\n").unwrap();
+    let settings = settings.to_str().unwrap();
+    let output = sensor(&["replay", "--config", settings, "-"]);
+    assert_eq!(output.status.code(), Some(78));
+    let said = stderr(&output);
+    let expected = format!(
+        "{settings}:2:14: error: `kernel.ring_bytes` is 3000000, must be a power of two; nearest are 2097152 and 4194304"
+    );
+    assert!(said.contains(&expected), "{said}");
+}
