@@ -44,6 +44,7 @@ pub enum Command {
     Check(CheckArgs),
     Replay(ReplayArgs),
     Record(RecordArgs),
+    Query(QueryArgs),
 }
 
 /// Report every problem in rules and settings, with file, line and column

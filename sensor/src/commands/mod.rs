@@ -4,6 +4,7 @@
 
 pub mod check;
 mod live;
+pub mod query;
 pub mod record;
 pub mod replay;
 pub mod run;
@@ -77,6 +78,7 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Check(args) => check::check(args),
         Command::Replay(args) => replay::replay(args),
         Command::Record(args) => record::record(args),
+        Command::Query(args) => query::query(args),
     }
 }
 

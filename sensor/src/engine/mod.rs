@@ -15,11 +15,13 @@ mod lineage;
 mod literal;
 mod partial_match;
 mod pipes;
+mod reorder;
 mod sample;
 mod sequence;
 mod turn;
 
 pub use compile::CompileError;
+pub use reorder::Reorder;
 
 use std::time::Duration;
 
