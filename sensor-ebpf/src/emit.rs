@@ -1,9 +1,10 @@
 //! The one way into the ring buffer, and the counters.
 //!
 //! In: a finished record, or one that could not be built. Out: the record, or its header alone when the whole does not fit,
-//! and a count of whatever happened. Nothing else in the object may write to the ring or count a loss.
+//! and a count of whatever happened. Oddities are also logged, which costs nothing unless user space asks for it at load. Nothing else in the object may write to the ring or count a loss.
 
 use aya_ebpf::cty::c_void;
+use aya_log_ebpf::{debug, warn};
 use sensor_ebpf::{Header, Kind, RECORD_LEN_MAX, record_flag, settings::Count};
 
 use crate::{
@@ -55,6 +56,13 @@ pub(crate) unsafe fn emit<const RECORD_MAX: u64>(
         }
         if flags & record_flag::READ_FAULT != 0 {
             count(kind, Count::ReadFault);
+            // The log's first argument means nothing yet; nor does it elsewhere.
+            debug!(
+                (),
+                "a read failed: record kind {}, tgid {}",
+                kind as u32,
+                (*header).tgid
+            );
         }
         // The clamp sits directly before the call: its bound must still be there when the helper is checked.
         if output(record, clamp::<RECORD_MAX>(len)) {
@@ -77,6 +85,12 @@ pub(crate) unsafe fn emit<const RECORD_MAX: u64>(
 pub(crate) unsafe fn emit_degraded(kind: Kind, header: *mut Header) {
     count(kind, Count::Seen);
     count(kind, Count::ScratchBusy);
+    // SAFETY: the caller's header is filled in.
+    let tgid = unsafe { (*header).tgid };
+    warn!(
+        (),
+        "scratch busy: record kind {}, tgid {}", kind as u32, tgid
+    );
     // SAFETY: passed on.
     unsafe { finish_degraded(kind, header.cast()) };
 }

@@ -11,10 +11,8 @@ use aya::{
     programs::{BtfTracePoint, FExit, Program, ProgramError, ProgramFd},
     util::nr_cpus,
 };
-use sensor_ebpf::{
-    Kind,
-    settings::{Count, SCOPES_MAX},
-};
+use aya_log::EbpfLogger;
+use sensor_ebpf::{Kind, settings::Count};
 use zerocopy::IntoBytes;
 
 use super::{
@@ -52,6 +50,8 @@ pub enum LoadError {
         #[source]
         cause: MapError,
     },
+    #[error("cannot read what the kernel programs log")]
+    Diagnostics(#[source] aya_log::Error),
     #[error("no hook for {kind:?} records, which are required: {reasons}")]
     Required { kind: Kind, reasons: String },
 }
@@ -134,7 +134,11 @@ pub struct Kernel {
     ebpf: Ebpf,
     ring: Ring,
     hooks: Vec<HookReport>,
+    diagnostics: Option<Diagnostics>,
 }
+
+/// Passes on what the programs say of single records.
+type Diagnostics = Box<dyn FnMut() + Send>;
 
 /// Loads and attaches what the options ask for.
 ///
@@ -170,10 +174,17 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
         name: "RING",
         cause,
     })?;
+    let diagnostics = if options.diagnostics {
+        let mut logger = EbpfLogger::init(&mut ebpf).map_err(LoadError::Diagnostics)?;
+        Some(Box::new(move || logger.flush()) as Diagnostics)
+    } else {
+        None
+    };
     Ok(Kernel {
         ebpf,
         ring: Ring::Idle(ring),
         hooks,
+        diagnostics,
     })
 }
 
@@ -190,12 +201,22 @@ impl Kernel {
     ///
     /// Outside of a tokio runtime with I/O enabled.
     pub async fn drain(&mut self, on_record: impl FnMut(&[u8])) -> Result<usize, RingError> {
-        self.ring.drain(on_record).await
+        let drained = self.ring.drain(on_record).await;
+        self.log_diagnostics();
+        drained
     }
 
     /// Hands over the records that are there, without waiting. Returns how many; 0 means that the ring is empty.
     pub fn drain_now(&mut self, on_record: impl FnMut(&[u8])) -> usize {
-        self.ring.drain_now(on_record)
+        let drained = self.ring.drain_now(on_record);
+        self.log_diagnostics();
+        drained
+    }
+
+    fn log_diagnostics(&mut self) {
+        if let Some(pass_on) = &mut self.diagnostics {
+            pass_on();
+        }
     }
 
     /// Detaches every program; what is in the ring can still be drained, and the counters still be read.
@@ -299,7 +320,13 @@ fn load_object(
     let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
     // The parser wants the object at a multiple of 8 bytes, as an allocation is.
     let object = OBJECT.to_vec();
+    let level = if options.diagnostics {
+        aya_log::Level::Trace as u8
+    } else {
+        0
+    };
     EbpfLoader::new()
+        .override_global(aya_log::LEVEL, &level, true)
         .btf(Some(kernel_btf))
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("OFFSETS", support.offsets.as_slice(), true)
@@ -512,5 +539,3 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
-
-const _: () = assert!(SCOPES_MAX == 8);

@@ -67,6 +67,9 @@ pub struct Options {
     pub kinds: KindSet,
     /// Leave out file and network records of this very process; they are counted.
     pub own_tgid_excluded: bool,
+    /// Pass on what the kernel programs have to say of single records (refused reads, busy scratch) through the `log` facade.
+    /// For finding faults: off, it costs nothing.
+    pub diagnostics: bool,
 }
 
 impl Default for Options {
@@ -77,6 +80,7 @@ impl Default for Options {
             tier: Tier::Auto,
             kinds: KindSet::all(),
             own_tgid_excluded: true,
+            diagnostics: false,
         }
     }
 }
