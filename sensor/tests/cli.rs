@@ -22,7 +22,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 2] = ["check", "replay"];
+const COMMANDS: [&str; 4] = ["run", "check", "replay", "record"];
 
 #[test]
 fn help_names_every_command_and_the_exit_codes() {
@@ -57,6 +57,11 @@ fn wrong_usage_ends_with_two() {
     for args in [
         &[] as &[&str],
         &["fly"],
+        &["run", "--tier", "fast"],
+        &["run", "--output", "syslog"],
+        &["run", "--ring-bytes", "many"],
+        &["run", "--ring-bytes", "5000"],
+        &["record", "--rules", "rules"],
         &["replay"],
         &["--log", "a=b=c", "check", "."],
     ] {
@@ -70,6 +75,16 @@ fn wrong_usage_ends_with_two() {
         assert!(!stderr(&output).is_empty(), "{args:?}");
         assert!(output.stdout.is_empty(), "{args:?}");
     }
+}
+
+#[test]
+fn a_flag_says_what_is_allowed() {
+    let said = stderr(&sensor(&["run", "--output", "syslog"]));
+    let expected = "allowed are stdout, journald, file:PATH and none";
+    assert!(said.contains(expected), "{said}");
+    let said = stderr(&sensor(&["record", "--ring-bytes", "5000"]));
+    let expected = "`--ring-bytes` is 5000, must be a power of two; nearest are 4096 and 8192";
+    assert!(said.contains(expected), "{said}");
 }
 
 #[test]
@@ -94,12 +109,17 @@ fn a_sensor_without_rules_does_not_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
     let refused = |counts: &str| {
-        let output = sensor(&["replay", "--rules", path, "-"]);
-        assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
-        let said = stderr(&output);
-        let expected = format!("no rule to watch for in {path}: {counts}");
-        assert!(said.contains(&expected), "{said}");
-        assert!(said.contains("--allow-no-rules"), "{said}");
+        for command in [
+            &["run", "--output", "none", "--rules", path] as &[&str],
+            &["replay", "--rules", path, "-"],
+        ] {
+            let output = sensor(command);
+            assert_eq!(output.status.code(), Some(78), "{}", stderr(&output));
+            let said = stderr(&output);
+            let expected = format!("no rule to watch for in {path}: {counts}");
+            assert!(said.contains(&expected), "{said}");
+            assert!(said.contains("--allow-no-rules"), "{said}");
+        }
     };
     refused("of 0 rule files 0 have errors and 0 are skipped");
     let other = "[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"esql\"\n";
@@ -107,12 +127,11 @@ fn a_sensor_without_rules_does_not_start() {
     std::fs::write(directory.path().join("broken.toml"), "[rule").unwrap();
     refused("of 2 rule files 1 have errors and 1 are skipped");
 
-    let output = sensor(&["replay", "--rules", "/nonexistent", "-"]);
+    let output = sensor(&["run", "--output", "none", "--rules", "/nonexistent"]);
     assert_eq!(output.status.code(), Some(78));
-    let said = stderr(&output);
-    assert!(
-        said.contains("cannot read rules from `/nonexistent`: "),
-        "{said}"
+    assert_eq!(
+        stderr(&output),
+        "eql-sensor: cannot read rules from `/nonexistent`: no such file or directory\n"
     );
 }
 
@@ -122,11 +141,18 @@ fn unusable_settings_keep_it_from_starting() {
     let settings = directory.path().join("eql-sensor.toml");
     std::fs::write(&settings, "[kernel]\nring_bytes = 3000000\n").unwrap();
     let settings = settings.to_str().unwrap();
-    let output = sensor(&["replay", "--config", settings, "-"]);
-    assert_eq!(output.status.code(), Some(78));
-    let said = stderr(&output);
-    let expected = format!(
-        "{settings}:2:14: error: `kernel.ring_bytes` is 3000000, must be a power of two; nearest are 2097152 and 4194304"
-    );
-    assert!(said.contains(&expected), "{said}");
+    for command in [
+        &["run", "--config", settings] as &[&str],
+        &["record", "--config", settings],
+        &["replay", "--config", settings, "-"],
+    ] {
+        let output = sensor(command);
+        assert_eq!(output.status.code(), Some(78));
+        let said = stderr(&output);
+        let expected = format!(
+            "{settings}:2:14: error: `kernel.ring_bytes` is 3000000, must be a power of two; \
+             nearest are 2097152 and 4194304"
+        );
+        assert!(said.contains(&expected), "{said}");
+    }
 }
