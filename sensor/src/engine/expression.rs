@@ -268,19 +268,8 @@ impl Expression {
         frame: &mut Frame<'a>,
     ) -> Scalar<'a> {
         let value = self.evaluate(value, context, frame);
-        if value.is_null() {
-            return Scalar::Null;
-        }
-        let found = list.iter().any(|element| {
-            let element = self.evaluate(element, context, frame);
-            let equal = if fold {
-                scalar::equal_folded(&value, &element)
-            } else {
-                scalar::equal(&value, &element)
-            };
-            equal == Some(true)
-        });
-        Scalar::Bool(found)
+        let list = list.iter().map(|e| self.evaluate(e, context, frame));
+        truth(scalar::within(&value, list, fold))
     }
 
     /// `and` and `or` inside a leaf: `decisive` decides at once, otherwise null infects.
