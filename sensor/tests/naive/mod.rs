@@ -216,10 +216,11 @@ fn shape(sequence: &Sequence) -> Shape<'_> {
             trailing.push(step);
         }
     }
-    let uses = |stage: &Stage<'_>| mentions_alias(&stage.step.filter.condition);
-    let many = (0..stages.len())
-        .map(|i| stages[i + 1..].iter().any(uses))
-        .collect();
+    let uses = |step: &Step| mentions_alias(&step.filter.condition);
+    let later_stage = |i: usize| stages[i + 1..].iter().any(|stage| uses(stage.step));
+    let later_step = |index: usize| sequence.steps[index + 1..].iter().any(uses);
+    let many = |i: usize| later_stage(i) || later_step(stages[i].index);
+    let many = (0..stages.len()).map(many).collect();
     Shape {
         steps: sequence.steps.len(),
         stages,
@@ -505,14 +506,11 @@ fn pipe_values(exprs: &[Expr], found: &Found) -> Vec<Val> {
     exprs.iter().map(|e| evaluate::first_value(e, at)).collect()
 }
 
-/// Strings without regard to case.
-fn pipe_key(exprs: &[Expr], found: &Found) -> Vec<KeyText> {
-    let values = pipe_values(exprs, found);
-    values
-        .iter()
-        .map(|v| match key_text(Some(v).filter(|v| **v != Val::Null)) {
-            KeyText::Text(text) => KeyText::Text(text.to_lowercase()),
-            other => other,
-        })
-        .collect()
+/// Values of different kinds differ; strings compare without regard to case.
+fn pipe_key(exprs: &[Expr], found: &Found) -> Vec<Val> {
+    let folded = |value| match value {
+        Val::Str(s) => Val::Str(s.to_ascii_lowercase()),
+        other => other,
+    };
+    pipe_values(exprs, found).into_iter().map(folded).collect()
 }

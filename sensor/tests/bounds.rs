@@ -1,0 +1,304 @@
+//! What the engine holds when somebody tries to make it hold too much.
+//!
+//! In: streams in which nothing ever completes. Out: memory, partial matches and evictions, which must stay at their bounds
+//! and be counted for the rule concerned, while what is still held completes as ever. Memory is what the allocator gave out.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests state what they rely on"
+)]
+
+mod stream;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sensor::engine::{Builder, Engine, Limits, Match};
+use sensor::eql::{self, Mode, OpenSchema};
+use sensor::event::FieldTable;
+use serde_json::{Value as Json, json};
+use stream::{Numbered, Source};
+
+/// Counts the bytes the current thread holds.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+}
+
+fn hold(bytes: isize) {
+    // A thread that is ending no longer counts.
+    _ = HELD.try_with(|held| held.set(held.get() + bytes));
+}
+
+// SAFETY: every call is passed to the system allocator unchanged; counting touches no memory it hands out.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        hold(layout.size().cast_signed());
+        // SAFETY: the caller's promises about `layout` are those `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        hold(-layout.size().cast_signed());
+        // SAFETY: `ptr` came from `System` with this layout, because `alloc` passes everything on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn held() -> isize {
+    HELD.with(Cell::get)
+}
+
+type Event = Arc<Numbered>;
+
+struct Run {
+    engine: Engine<Event>,
+    table: FieldTable,
+    matches: Vec<Match<Event>>,
+    count: i64,
+}
+
+impl Run {
+    fn new(limits: Limits, queries: &[&str]) -> Run {
+        let mut builder = Builder::new(limits);
+        for (rule, text) in queries.iter().enumerate() {
+            let checked = eql::compile(text, &OpenSchema, Mode::Live);
+            let query = checked.unwrap_or_else(|e| panic!("{text}: {e:?}")).query;
+            builder.add(rule, &query).expect("it compiles");
+        }
+        let mut table = FieldTable::empty();
+        let engine = builder.build(&mut table).expect("the automata fit");
+        Run {
+            engine,
+            table,
+            matches: Vec::new(),
+            count: 0,
+        }
+    }
+
+    fn event(&mut self, at_ms: i64, fields: Json) {
+        self.count += 1;
+        let Json::Object(fields) = fields else {
+            panic!("an event is an object");
+        };
+        let source = Source {
+            id: self.count,
+            time_ns: at_ms * 1_000_000,
+            fields,
+        };
+        for event in stream::number(std::slice::from_ref(&source), &self.table) {
+            self.engine.process(&event, &mut self.matches);
+        }
+    }
+
+    fn partials(&self, rule: usize) -> u64 {
+        self.engine.counters()[rule].partials
+    }
+
+    fn evicted(&self, rule: usize) -> u64 {
+        self.engine.counters()[rule].evicted
+    }
+}
+
+#[test]
+fn unique_keys_that_never_complete_hold_a_bounded_amount() {
+    const PARTIALS: i64 = 1000;
+    let limits = Limits {
+        partials: 1000,
+        ..Limits::default()
+    };
+    let query = "sequence by k with maxspan=1h [any where a == 1] [any where b == 1]";
+    let mut run = Run::new(limits, &[query]);
+    let mut after_some = 0;
+    for n in 0..40 * PARTIALS {
+        if n == 4 * PARTIALS {
+            after_some = held();
+        }
+        run.event(n, json!({"a": 1, "k": format!("key {n:>8}")}));
+    }
+    let grown = held() - after_some;
+    assert!(
+        grown < after_some / 50,
+        "{grown} bytes more than {after_some}"
+    );
+    assert_eq!((run.partials(0), run.evicted(0)), (1000, 39_000));
+
+    for n in 38 * PARTIALS..40 * PARTIALS {
+        run.event(40 * PARTIALS, json!({"b": 1, "k": format!("key {n:>8}")}));
+    }
+    let first: Vec<i64> = run.matches.iter().map(|m| m.events[0].id).collect();
+    let youngest: Vec<i64> = (39 * PARTIALS + 1..=40 * PARTIALS).collect();
+    assert_eq!(
+        first, youngest,
+        "what is still held completes, what was evicted does not"
+    );
+    assert_eq!(run.partials(0), 0);
+}
+
+#[test]
+fn all_rules_together_hold_a_bounded_amount() {
+    let limits = Limits {
+        bytes: 300 << 10,
+        partial_bytes: 1 << 10,
+        ..Limits::default()
+    };
+    let greedy = "sequence by k with maxspan=1h [any where a == 1] [any where b == 1]";
+    let modest = "sequence by k with maxspan=1h [any where c == 1] [any where b == 1]";
+    let sample = "sample by k [any where a == 1] [any where b == 1]";
+    let mut run = Run::new(limits, &[greedy, modest, sample]);
+    for n in 0..50 {
+        run.event(n, json!({"c": 1, "k": n}));
+    }
+    for n in 0..5000 {
+        run.event(100 + n, json!({"a": 1, "k": 100 + n}));
+    }
+    let total: u64 = (0..3).map(|rule| run.partials(rule)).sum();
+    assert_eq!(total, 300);
+    assert_eq!(
+        (run.partials(1), run.evicted(1)),
+        (50, 0),
+        "the rule that holds most gives up first"
+    );
+    assert_eq!(run.evicted(0) + run.evicted(2), 10_000 - 250);
+    run.event(6000, json!({"b": 1, "k": 7}));
+    assert_eq!(run.matches.len(), 1);
+}
+
+#[test]
+fn a_sample_holds_a_bounded_number_of_events() {
+    let limits = Limits {
+        partials: 100,
+        ..Limits::default()
+    };
+    let mut run = Run::new(
+        limits,
+        &["sample by k [any where a == 1] [any where b == 1]"],
+    );
+    for n in 0..1000 {
+        run.event(n, json!({"a": 1, "k": n}));
+    }
+    assert_eq!((run.partials(0), run.evicted(0)), (100, 900));
+    // What no longer has its first event waits as well, and makes room for itself: so the youngest first.
+    for n in [999, 900, 899] {
+        run.event(2000, json!({"b": 1, "k": n}));
+    }
+    let first: Vec<i64> = run.matches.iter().map(|m| m.events[0].id).collect();
+    assert_eq!(first, [1000, 901]);
+}
+
+#[test]
+fn the_keys_of_one_event_are_bounded() {
+    let query = "sequence [any where a == 1] by l [any where b == 1] by k";
+    let mut run = Run::new(Limits::default(), &[query]);
+    let list: Vec<String> = (0..1000).map(|n| format!("key {n}")).collect();
+    run.event(1, json!({"a": 1, "l": list}));
+    let counters = run.engine.counters()[0];
+    assert_eq!(
+        (counters.partials, counters.truncated_keys > 0),
+        (256, true)
+    );
+    run.event(2, json!({"b": 1, "k": "key 255"}));
+    run.event(3, json!({"b": 1, "k": "key 256"}));
+    assert_eq!(run.matches.len(), 1);
+}
+
+#[test]
+fn a_product_of_array_keys_is_bounded() {
+    let query = "sequence by l, m [any where a == 1] [any where b == 1]";
+    let mut run = Run::new(Limits::default(), &[query]);
+    let list: Vec<i64> = (0..100).collect();
+    run.event(1, json!({"a": 1, "l": list.clone(), "m": list}));
+    let counters = run.engine.counters()[0];
+    assert_eq!(
+        (counters.partials, counters.truncated_keys),
+        (256, 10_000 - 256)
+    );
+}
+
+#[test]
+fn partials_that_wait_for_an_alias_are_bounded() {
+    let query = "sequence with maxspan=1h [any where a == 1] as e0 [any where b == e0.n]";
+    let mut run = Run::new(Limits::default(), &[query]);
+    for n in 0..100 {
+        run.event(n, json!({"a": 1, "n": n}));
+    }
+    assert_eq!((run.partials(0), run.evicted(0)), (64, 36));
+    for n in [35, 36, 99] {
+        run.event(200, json!({"b": n}));
+    }
+    let first: Vec<i64> = run.matches.iter().map(|m| m.events[0].id).collect();
+    assert_eq!(first, [37, 100]);
+}
+
+#[test]
+fn without_a_span_a_partial_goes_after_being_idle() {
+    let limits = Limits {
+        idle: Duration::from_secs(10),
+        ..Limits::default()
+    };
+    let query = "sequence by k [any where a == 1] [any where b == 1] [any where c == 1]";
+    let mut run = Run::new(limits, &[query]);
+    run.event(0, json!({"a": 1, "k": 1}));
+    run.event(0, json!({"a": 1, "k": 2}));
+    run.event(9_000, json!({"b": 1, "k": 1}));
+    run.event(18_000, json!({"c": 1, "k": 1}));
+    run.event(18_000, json!({"b": 1, "k": 2}));
+    run.event(18_000, json!({"c": 1, "k": 2}));
+    assert_eq!(run.matches.len(), 1, "each advance begins the wait anew");
+    assert_eq!(run.partials(0), 0);
+}
+
+#[test]
+fn a_span_frees_what_it_ended() {
+    let query = "sequence by k with maxspan=1s [any where a == 1] [any where b == 1]";
+    let mut run = Run::new(Limits::default(), &[query]);
+    let mut most = 0;
+    for n in 0..20_000 {
+        run.event(n, json!({"a": 1, "k": n}));
+        most = most.max(run.partials(0));
+    }
+    assert!(
+        most < 2_100,
+        "{most} partials, about one per millisecond of the span and what may be late"
+    );
+    assert_eq!(run.evicted(0), 0);
+}
+
+#[test]
+fn unique_remembers_a_bounded_number_of_keys() {
+    let limits = Limits {
+        unique_keys: 100,
+        ..Limits::default()
+    };
+    let mut run = Run::new(limits, &["any where true | unique k"]);
+    for n in 0..1000 {
+        run.event(n, json!({"k": n}));
+    }
+    let all = run.matches.len();
+    run.event(2000, json!({"k": 999}));
+    run.event(2000, json!({"k": 0}));
+    assert_eq!((all, run.matches.len(), run.evicted(0)), (1000, 1001, 901));
+}
+
+#[test]
+fn what_is_replaced_or_closed_is_no_eviction() {
+    let query = "sequence by k with maxspan=1h [any where a == 1] [any where b == 1] until [any where u == 1]";
+    let mut run = Run::new(Limits::default(), &[query]);
+    for n in 0..10 {
+        run.event(n, json!({"a": 1, "k": 1}));
+    }
+    run.event(10, json!({"u": 1, "k": 1}));
+    let counters = run.engine.counters()[0];
+    assert_eq!(
+        (counters.opened, counters.replaced, counters.closed),
+        (10, 9, 1)
+    );
+    assert_eq!((counters.evicted, counters.partials), (0, 0));
+}
