@@ -17,8 +17,8 @@ use crate::results::Tally;
 use crate::{apt, setup, shell};
 
 /// Longest that one program of live tests may take here, and that all of them may take in an emulated guest.
-const HERE_LIMIT: Duration = Duration::from_secs(300);
-const GUEST_LIMIT: Duration = Duration::from_secs(900);
+const HERE_LIMIT: Duration = Duration::from_secs(600);
+const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
