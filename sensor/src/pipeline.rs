@@ -406,3 +406,6 @@ fn nanoseconds(clock: ClockId) -> i64 {
         .saturating_mul(1_000_000_000)
         .saturating_add(time.tv_nsec)
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::{Exit, Failure, OrExit as _, live, load_config, load_rules};
+use super::{Exit, Failure, OrExit as _, compile, live, load_config, load_rules};
 use crate::alert;
 use crate::cli::RunArgs;
 use crate::engine::{Engine, Match};
@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     config.apply_rules(&args.rules);
     let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
     let mut table = FieldTable::sensor();
-    let engine = live::engine(&rules, &mut table)?;
+    let (rules, engine) = compile(rules, &mut table, args.allow_no_rules)?;
     let alerts = alert::Builder::new(&mut table);
     let runtime = live::runtime()?;
     runtime.block_on(async {

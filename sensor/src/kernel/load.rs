@@ -476,15 +476,28 @@ fn attach(
         .ok_or(LoadError::NotInObject(program.name))?;
     let attached = match program.hook {
         Hook::Tracepoint(name) => <&mut BtfTracePoint>::try_from(loaded).and_then(|loaded| {
-            loaded.load(name, kernel_btf)?;
+            uninterrupted(|| loaded.load(name, kernel_btf))?;
             loaded.attach().map(drop)
         }),
         Hook::Return(name) => <&mut FExit>::try_from(loaded).and_then(|loaded| {
-            loaded.load(name, kernel_btf)?;
+            uninterrupted(|| loaded.load(name, kernel_btf))?;
             loaded.attach().map(drop)
         }),
     };
     Ok(attached.map_err(|error| reason(&error)))
+}
+
+/// Tries again when a signal came during verification: the kernel then gives up with EAGAIN.
+fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const TRIES_MAX: usize = 5;
+    for _ in 1..TRIES_MAX {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return outcome,
+        }
+    }
+    load()
 }
 
 impl Hook {

@@ -17,7 +17,7 @@ pub const ECS_VERSION: &str = "8.17.0";
 pub fn write_event(event: &Event, out: &mut Vec<u8>) {
     let mut writer = Nested::new(out);
     for row in FIELDS {
-        if row.kinds.contains(event.kind) && !repeats_one_value(row, event) {
+        if row.kinds.contains(event.kind) {
             let values = (row.get)(event);
             if !values.is_empty() {
                 writer.field(row, values);
@@ -25,12 +25,6 @@ pub fn write_event(event: &Event, out: &mut Vec<u8>) {
         }
     }
     writer.finish();
-}
-
-/// A list of all values says nothing new when there is only one.
-fn repeats_one_value(row: &FieldRow, event: &Event) -> bool {
-    let is_list = row.path.ends_with(".Ext.names") || row.path.ends_with(".Ext.executables");
-    is_list && (row.get)(event).len() < 2
 }
 
 /// Writes fields that come sorted by path as nested objects.
