@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::engine::Match;
 use crate::event::{Event, Evidence, FieldId, FieldTable, OwnedValue, Value, Values};
 use crate::rule::Rule;
 
@@ -47,12 +48,50 @@ pub struct Shown {
     pub wall_ns: i64,
 }
 
-/// One join key: the fields that had to agree, step by step, and the value they agreed on.
+/// One join key: the fields that had to agree, step by step, and what they agreed on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Join {
     pub fields: Vec<Box<str>>,
-    /// `None` when the fields were optional and missing.
-    pub value: Option<OwnedValue>,
+    /// More than one when fields hold arrays with several values in common. `None` when the fields were optional and missing.
+    pub values: Vec<Option<OwnedValue>>,
+}
+
+/// Matches of one rule by the same events.
+#[derive(Debug)]
+pub struct Group<T> {
+    pub rule: usize,
+    /// Each match's keys.
+    pub keys: Vec<Vec<Option<OwnedValue>>>,
+    pub events: Vec<Arc<T>>,
+}
+
+/// Makes one of matches that differ only in the key: arrays with several values in common match once for each, and people
+/// want to hear of it once. The order of first matches is kept.
+#[must_use]
+pub fn merge<T>(matches: Vec<Match<Arc<T>>>) -> Vec<Group<T>> {
+    let mut groups: Vec<Group<T>> = Vec::with_capacity(matches.len());
+    for found in matches {
+        let last = found.events.last().map(Arc::as_ptr);
+        // Matches that one event completes come one after another.
+        let same = groups
+            .iter_mut()
+            .rev()
+            .take_while(|group| group.events.last().map(Arc::as_ptr) == last)
+            .find(|group| group.rule == found.rule && same_events(&group.events, &found.events));
+        match same {
+            Some(group) => group.keys.push(found.keys),
+            None => groups.push(Group {
+                rule: found.rule,
+                keys: vec![found.keys],
+                events: found.events,
+            }),
+        }
+    }
+    groups
+}
+
+fn same_events<T>(one: &[Arc<T>], other: &[Arc<T>]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(a, b)| Arc::ptr_eq(a, b))
 }
 
 /// A process as the tree shows it. What is unknown is absent.
@@ -156,17 +195,23 @@ impl Builder {
         self.sequence
     }
 
-    /// The alert for one match. `lost` counts records lost since the first event.
+    /// The alert for one group of matches, whose keys are given match by match. `lost` counts records lost since the first
+    /// event.
     pub fn build(
         &mut self,
         rule: &Arc<Rule>,
-        keys: Vec<Option<OwnedValue>>,
+        keys: &[Vec<Option<OwnedValue>>],
         events: Vec<Arc<dyn Evidence>>,
         lost: u64,
     ) -> Alert {
         self.sequence += 1;
         let views: Vec<View<'_>> = events.iter().map(|e| self.view(e.as_ref())).collect();
-        let clauses = clauses(&views);
+        let known = known(&views);
+        let clauses: Vec<String> = views
+            .iter()
+            .zip(&known)
+            .map(|(v, k)| clause(v, *k))
+            .collect();
         let mut message = plain(&rule.name);
         message.push_str(": ");
         message.push_str(&sentence(&clauses));
@@ -174,13 +219,13 @@ impl Builder {
         let tree = last.map_or_else(Vec::new, |last| tree(last, &views));
         let subject = last.map_or_else(Subject::default, View::subject);
         let wall_ns = last.map_or(0, View::wall_ns);
-        let shown = views.iter().zip(&events).zip(clauses);
+        let shown = views.iter().zip(&events).zip(clauses).zip(known);
         let events = shown
-            .map(|((view, event), clause)| Shown {
+            .map(|(((view, event), clause), known)| Shown {
                 event: Arc::clone(event),
                 clause,
                 act: view.act(),
-                details: view.details(),
+                details: view.details(known),
                 wall_ns: view.wall_ns(),
             })
             .collect();
@@ -263,17 +308,26 @@ impl<'a> View<'a> {
             .to_owned()
     }
 
-    fn details(&self) -> Vec<(&'static str, String)> {
+    /// What the clause leaves out. An event of a process that was just shown adds nothing, other acts of a process only who
+    /// it is.
+    fn details(&self, known: bool) -> Vec<(&'static str, String)> {
         let ids = &self.ids;
-        [
+        let details = [
             ("executable", ids.executable),
             ("command", ids.command_line),
             ("directory", ids.working_directory),
             ("parent", ids.parent_executable),
-        ]
-        .into_iter()
-        .filter_map(|(name, field)| self.text(field).map(|text| (name, piece(text))))
-        .collect()
+        ];
+        let shown = if self.is(ids.category, "process") {
+            details.len()
+        } else {
+            usize::from(!known)
+        };
+        details
+            .into_iter()
+            .take(shown)
+            .filter_map(|(name, field)| self.text(field).map(|text| (name, piece(text))))
+            .collect()
     }
 
     fn subject(&self) -> Subject {
@@ -343,16 +397,14 @@ fn sentence(clauses: &[String]) -> String {
     )
 }
 
-/// A clause for each event; a process is introduced with its pid once, not again by the events right after.
-fn clauses(views: &[View<'_>]) -> Vec<String> {
-    let mut clauses = Vec::with_capacity(views.len());
-    let mut before: Option<&View<'_>> = None;
-    for view in views {
-        let known = before.is_some_and(|before| before.same_process(view));
-        clauses.push(clause(view, known));
-        before = Some(view);
-    }
-    clauses
+/// For each event, whether it is an act of the process of the one before, which has been introduced with its pid.
+fn known(views: &[View<'_>]) -> Vec<bool> {
+    let before = std::iter::once(None).chain(views.iter().map(Some));
+    views
+        .iter()
+        .zip(before)
+        .map(|(view, before)| before.is_some_and(|before| before.same_process(view)))
+        .collect()
 }
 
 fn clause(view: &View<'_>, known: bool) -> String {
@@ -538,14 +590,18 @@ fn ancestors(event: &Event) -> impl Iterator<Item = TreeProcess> + '_ {
         })
 }
 
-/// Pairs the values of a match with the fields the rule joins by.
-fn joins(rule: &Rule, keys: Vec<Option<OwnedValue>>) -> Vec<Join> {
-    let fields = rule.join_fields();
-    keys.into_iter()
-        .enumerate()
-        .map(|(index, value)| Join {
-            fields: fields.get(index).cloned().unwrap_or_default(),
-            value,
+/// Pairs the values of the matches with the fields the rule joins by.
+fn joins(rule: &Rule, keys: &[Vec<Option<OwnedValue>>]) -> Vec<Join> {
+    let fields = rule.join_fields().into_iter().enumerate();
+    fields
+        .map(|(index, fields)| {
+            let mut values: Vec<Option<OwnedValue>> = Vec::new();
+            for value in keys.iter().filter_map(|keys| keys.get(index)) {
+                if !values.contains(value) {
+                    values.push(value.clone());
+                }
+            }
+            Join { fields, values }
         })
         .collect()
 }
@@ -597,6 +653,26 @@ pub(crate) mod sample;
 #[cfg(test)]
 mod tests {
     use super::sample::{CHAIN, alert, rule};
+    use super::*;
+
+    #[test]
+    fn matches_by_the_same_events_are_one_alert() {
+        let [a, b, c] = ["a", "b", "c"].map(Arc::new);
+        let found = |rule, key: &str, events: &[&Arc<&'static str>]| Match {
+            rule,
+            keys: vec![Some(OwnedValue::Str(key.into()))],
+            events: events.iter().map(|event| Arc::clone(event)).collect(),
+        };
+        let groups = merge(vec![
+            found(0, "x", &[&a, &b]),
+            found(1, "x", &[&a, &b]),
+            found(0, "y", &[&a, &b]),
+            found(0, "z", &[&c, &b]),
+            found(0, "x", &[&a, &c]),
+        ]);
+        let shown: Vec<(usize, usize)> = groups.iter().map(|g| (g.rule, g.keys.len())).collect();
+        assert_eq!(shown, [(0, 2), (1, 1), (0, 1), (0, 1)]);
+    }
 
     fn check(events: &[&[(&str, &str)]], expected: &str) {
         let alert = alert(&rule("R", "r-1", "low"), events, 0);
@@ -701,6 +777,7 @@ mod tests {
         assert_eq!(alert.join.len(), 1);
         let fields: Vec<&str> = alert.join[0].fields.iter().map(AsRef::as_ref).collect();
         assert_eq!(fields, ["process.name", "file.name"]);
+        assert_eq!(alert.join[0].values, [Some(OwnedValue::Str("rev".into()))]);
         assert_eq!(alert.wall_ns, 1_767_225_606_000_000_000);
         assert_eq!(alert.subject.host_id.as_deref(), Some("h1"));
         assert_eq!(alert.sequence, 1);

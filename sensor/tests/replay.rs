@@ -206,8 +206,8 @@ fn compiled_run_and_connected_is_one_alert() {
     assert_eq!(
         alert["eql_sensor"]["alert"]["join"],
         json!([
-            {"fields": ["host.id"], "value": "host-1"},
-            {"fields": ["process.args", "file.name", "process.name"], "value": "rev"},
+            {"fields": ["host.id"], "values": ["host-1"]},
+            {"fields": ["process.args", "file.name", "process.name"], "values": ["rev"]},
         ])
     );
 }
@@ -310,4 +310,41 @@ fn an_alert_can_be_shown_as_a_tree() {
     );
     assert!(text.contains("ld wrote /tmp/w/rev"), "{text}");
     assert!(!text.contains('\u{1b}'), "{text}");
+}
+
+#[test]
+fn one_act_under_several_keys_is_one_alert() {
+    let directory = tempfile::tempdir().unwrap();
+    let rule = "[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"eql\"\nquery = '''\n\
+                sequence by process.args\n\
+                [process where process.name == \"a\"] [process where process.name == \"b\"]\n'''\n";
+    std::fs::write(directory.path().join("rule.toml"), rule).unwrap();
+    let args = |name: &str| [name, "-x", "-y"].map(str::to_owned);
+    let events = [
+        event(0, "process", "exec", 1, "/bin/a", &args("a")),
+        event(1, "process", "exec", 2, "/bin/b", &args("b")),
+    ];
+    let output = replay(
+        &["--rules", directory.path().to_str().unwrap()],
+        &lines(&events),
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let alert: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        alert["eql_sensor"]["alert"]["join"],
+        json!([{"fields": ["process.args"], "values": ["-x", "-y"]}])
+    );
+}
+
+#[test]
+fn without_rules_it_can_be_told_to_go_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let output = replay(
+        &["--allow-no-rules", "--rules", path],
+        &lines(&Chain::new("rev").events()),
+    );
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout.is_empty());
 }

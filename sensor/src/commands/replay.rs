@@ -121,13 +121,13 @@ impl Replay {
     }
 
     fn send(&mut self) -> Result<bool, Failure> {
-        for found in std::mem::take(&mut self.matches) {
+        for found in alert::merge(std::mem::take(&mut self.matches)) {
             let Some(rule) = self.rules.get(found.rule) else {
                 continue;
             };
             let reader = &mut self.alert_reader;
             let events = found.events.into_iter().map(|event| whole(reader, event));
-            let alert = self.alerts.build(rule, found.keys, events.collect(), 0);
+            let alert = self.alerts.build(rule, &found.keys, events.collect(), 0);
             if !written(self.out.write_all(self.form.render(&alert)))? {
                 return Ok(false);
             }

@@ -89,7 +89,7 @@ impl Matching {
         }
     }
 
-    fn send(&mut self, found: Match<Arc<Event>>, status: &Status) {
+    fn send(&mut self, found: alert::Group<Event>, status: &Status) {
         let Some(rule) = self.rules.get(found.rule) else {
             return;
         };
@@ -101,7 +101,7 @@ impl Matching {
             .events
             .into_iter()
             .map(|event| event as Arc<dyn Evidence>);
-        let alert = self.alerts.build(rule, found.keys, events.collect(), lost);
+        let alert = self.alerts.build(rule, &found.keys, events.collect(), lost);
         self.outputs.send(&Arc::new(alert));
     }
 
@@ -159,7 +159,7 @@ impl Consumer for Matching {
             let now = i64::try_from(status.now_ns.saturating_sub(LATE_MAX_NS)).unwrap_or(i64::MAX);
             self.engine.advance(now, &mut self.matches);
         }
-        for found in std::mem::take(&mut self.matches) {
+        for found in alert::merge(std::mem::take(&mut self.matches)) {
             self.send(found, status);
         }
         self.tell(status);

@@ -213,15 +213,20 @@ fn state_of(alert: &Alert, json: &mut Json<'_>) {
     if !alert.join.is_empty() {
         json.key("join");
         json.open_array();
-        for Join { fields, value } in &alert.join {
+        for Join { fields, values } in &alert.join {
             json.item();
             json.open_object();
             json.strings("fields", fields.iter().map(AsRef::as_ref));
-            json.key("value");
-            match value.as_ref().map(OwnedValue::as_value) {
-                Some(value) => json.value(value),
-                None => json.raw("null"),
+            json.key("values");
+            json.open_array();
+            for value in values {
+                json.item();
+                match value.as_ref().map(OwnedValue::as_value) {
+                    Some(value) => json.value(value),
+                    None => json.raw("null"),
+                }
             }
+            json.close_array();
             json.close_object();
         }
         json.close_array();
@@ -561,7 +566,7 @@ mod tests {
             "process": {"pid": 267, "entity_id": "rev-267", "name": "rev", "executable": "/tmp/w/rev"},
             "eql_sensor": {"alert": {
                 "severity": "high", "lost": 3, "uncertain": true,
-                "join": [{"fields": ["process.name", "file.name"], "value": "rev"}],
+                "join": [{"fields": ["process.name", "file.name"], "values": ["rev"]}],
                 "summary": ["gcc (pid 262)", "ld wrote /tmp/w/rev", "./rev (pid 267)", "203.0.113.5:4444"],
                 "process_tree": [
                     {"pid": 267, "entity_id": "rev-267", "name": "rev", "executable": "/tmp/w/rev"},

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 use super::{Sink, json};
 use crate::alert::{Alert, plain};
 use crate::cli::Format;
+use crate::event::OwnedValue;
 use crate::rule::Severity;
 
 /// Standard output, its form chosen once.
@@ -106,14 +107,12 @@ pub fn tree(alert: &Alert, colour: bool) -> String {
     }
     let _ = writeln!(out, "├─ {dim}processes{reset}  {}", processes(alert));
     for join in &alert.join {
-        let value = match &join.value {
-            Some(value) => plain(&value_text(value)),
-            None => "nothing".to_owned(),
-        };
+        let values: Vec<String> = join.values.iter().map(|v| value_text(v.as_ref())).collect();
         let _ = writeln!(
             out,
-            "├─ {dim}same{reset}  {} = {value}",
-            join.fields.join(", ")
+            "├─ {dim}same{reset}  {} = {}",
+            join.fields.join(", "),
+            values.join(", ")
         );
     }
     if alert.lost > 0 {
@@ -172,15 +171,15 @@ fn techniques(alert: &Alert) -> String {
     format!("  ATT&CK {}", plain(&ids.join(" ")))
 }
 
-fn value_text(value: &crate::event::OwnedValue) -> String {
-    use crate::event::OwnedValue;
+fn value_text(value: Option<&OwnedValue>) -> String {
     match value {
-        OwnedValue::Str(text) => text.to_string(),
-        OwnedValue::Int(number) => number.to_string(),
-        OwnedValue::Float(number) => number.to_string(),
-        OwnedValue::Bool(flag) => flag.to_string(),
-        OwnedValue::Ip(ip) => ip.to_string(),
-        OwnedValue::Date(ns) => time(*ns),
+        Some(OwnedValue::Str(text)) => plain(text),
+        Some(OwnedValue::Int(number)) => number.to_string(),
+        Some(OwnedValue::Float(number)) => number.to_string(),
+        Some(OwnedValue::Bool(flag)) => flag.to_string(),
+        Some(OwnedValue::Ip(ip)) => ip.to_string(),
+        Some(OwnedValue::Date(ns)) => time(*ns),
+        None => "nothing".to_owned(),
     }
 }
 
@@ -210,7 +209,6 @@ ALERT medium Rule 2026-01-01 00:00:06.000Z #1
 │     executable /tmp/w/rev
 │     directory  /tmp/w
 ├─ 00:00:06.000Z network connection_attempted  203.0.113.5:4444
-│     executable /tmp/w/rev
 ├─ processes  rev (267) ← bash (200)
 ├─ same  process.name, file.name = rev
 ├─ uncertain  2 kernel records were lost in this window
