@@ -41,7 +41,11 @@ pub fn query(args: &QueryArgs) -> Result<Exit, Failure> {
     let Some(checked) = check(&args.query, schema) else {
         return Ok(Exit::Problems);
     };
-    let mut builder = Builder::new(Limits::default());
+    // A recording may hold years between two events; only a live stream gives up waiting for what has no maxspan.
+    let mut builder = Builder::new(Limits {
+        idle: Duration::MAX,
+        ..Limits::default()
+    });
     builder.category_field(&args.field_category);
     builder
         .add(0, &checked)
