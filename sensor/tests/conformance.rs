@@ -4,8 +4,8 @@
 //! that its README gives; a change in either direction fails. Where the folder is absent, every suite says so on standard
 //! error and counts as skipped. Nothing of the suites is copied here.
 //!
-//! Every case runs as a stream (results as they appear), as a replay (the end of the input is known), and through the naive
-//! matcher of the tests.
+//! Every case runs as a stream (results as they appear), as a replay (the end of the input is known), as a stream that arrives
+//! out of order within the reorder bound, through `eql-sensor query`, and through the naive matcher of the tests.
 
 #![allow(
     clippy::expect_used,
@@ -20,10 +20,11 @@ mod stream;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sensor::engine::{Builder, Engine, Limits, Match};
+use sensor::engine::{Builder, Engine, Limits, Match, Reorder};
 use sensor::eql::query::{FieldType, Query};
 use sensor::eql::{self, Kind, Mode, OpenSchema, Schema, Severity};
 use sensor::event::{FieldTable, OwnedValue};
@@ -164,6 +165,89 @@ fn run_naive(query: &Query, events: &[Source]) -> Found {
     )
 }
 
+/// The same events in another order of arrival, each late by less than the bound of the reorder stage before the engine.
+/// Events of equal times keep their order: nothing else tells which came first.
+fn run_shuffled(query: &Query, events: &[Source], seed: u64) -> Found {
+    const BOUND_NS: i64 = 2_000_000_000;
+    let mut rng = seed;
+    let mut arrival = Vec::new();
+    let mut previous: Option<(i64, i64)> = None;
+    for event in events {
+        rng = rng
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let late_ns = i64::try_from(rng >> 33).expect("31 bits") % BOUND_NS;
+        let at_ns = match previous {
+            Some((time_ns, at_ns)) if time_ns == event.time_ns => at_ns,
+            _ => event.time_ns + late_ns,
+        };
+        previous = Some((event.time_ns, at_ns));
+        arrival.push((at_ns, event.clone()));
+    }
+    arrival.sort_by_key(|(at_ns, _)| *at_ns);
+    let shuffled: Vec<Source> = arrival.into_iter().map(|(_, event)| event).collect();
+
+    let (mut engine, table) = engine(query);
+    let mut reorder = Reorder::new(Duration::from_nanos(BOUND_NS.unsigned_abs()), 10_000);
+    let mut matches = Vec::new();
+    for event in stream::number(&shuffled, &table) {
+        reorder.push(event, None, |event| engine.process(&event, &mut matches));
+    }
+    reorder.finish(|event| engine.process(&event, &mut matches));
+    assert_eq!(reorder.late(), 0, "every event came within the bound");
+    found(&matches)
+}
+
+/// What `eql-sensor query` prints for the events as JSON lines, in the order of the file.
+fn run_command(query: &str, input: &Input) -> Result<Found, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_eql-sensor"))
+        .args([
+            "query",
+            query,
+            "--field-category",
+            "event_type",
+            "--field-tiebreaker",
+            input.id,
+        ])
+        .arg(input.lines.path())
+        .output()
+        .map_err(|e| e.to_string())?;
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let text = String::from_utf8(output.stdout).map_err(|e| e.to_string())?;
+    let found = text.lines().map(|line| {
+        let line: Json = serde_json::from_str(line).expect("a match is one line of JSON");
+        let list = |key: &str| line[key].as_array().expect("an array").clone();
+        let ids = list("events")
+            .iter()
+            .map(|e| e[input.id].as_i64().expect("an id"))
+            .collect();
+        let keys = list("keys").iter().map(stream::scalar).collect();
+        (ids, keys)
+    });
+    Ok(Found::new(found))
+}
+
+/// Events of a suite: in memory, in order; and as a file, as they come.
+struct Input {
+    events: Vec<Source>,
+    lines: tempfile::NamedTempFile,
+    /// The field that names an event and orders those of equal times.
+    id: &'static str,
+}
+
+impl Input {
+    fn new(objects: &[Map<String, Json>], events: Vec<Source>, id: &'static str) -> Input {
+        let mut lines = tempfile::NamedTempFile::new().expect("a temporary file");
+        for object in objects {
+            let line = serde_json::to_string(object).expect("JSON");
+            writeln!(lines, "{line}").expect("space for a small file");
+        }
+        Input { events, lines, id }
+    }
+}
+
 /// How a suite went.
 #[derive(Debug, Default, PartialEq)]
 struct Score {
@@ -179,10 +263,12 @@ struct Score {
 
 fn check(
     case: &Case,
-    events: &[Source],
+    input: &Input,
     schema: &dyn Schema,
+    declared: bool,
     score: &mut Score,
 ) -> Result<(), String> {
+    let events = &input.events;
     let problems = |problems: Vec<eql::Diagnostic>| {
         problems
             .iter()
@@ -209,10 +295,18 @@ fn check(
         .query;
     verify("replay", &run(&replay, events, true))?;
     verify("naive matcher", &run_naive(&replay, events))?;
+    // The command knows no declared types but the sensor's own.
+    if !declared {
+        verify("command", &run_command(&case.query, input)?)?;
+    }
     score.replay += 1;
     match eql::compile(&case.query, schema, Mode::Live) {
         Ok(live) => {
             verify("stream", &run(&live.query, events, false))?;
+            for seed in 1..=5 {
+                let how = format!("stream shuffled by seed {seed}");
+                verify(&how, &run_shuffled(&live.query, events, seed))?;
+            }
             score.live += 1;
             Ok(())
         }
@@ -229,12 +323,15 @@ fn check(
     }
 }
 
-fn run_suite(path: &str, events: &[Source], schema: &dyn Schema) -> Option<(Score, String)> {
+fn run_suite(path: &str, input: &Input, types: Option<Types>) -> Option<(Score, String)> {
     let file: File = toml::from_str(&suite_file(path)?).expect("the suite is TOML");
+    let declared = types.is_some();
+    let types = types.unwrap_or(Types(BTreeMap::new()));
+    let schema: &dyn Schema = &types;
     let (mut score, mut report) = (Score::default(), String::new());
     for (position, case) in file.queries.iter().enumerate() {
         score.cases += 1;
-        if let Err(e) = check(case, events, schema, &mut score) {
+        if let Err(e) = check(case, input, schema, declared, &mut score) {
             report += &format!("\n{}: {e}", case.label(position));
             score.failed.push(case.label(position));
         }
@@ -268,73 +365,63 @@ fn expect(
     assert_eq!(score, expected, "{report}");
 }
 
-/// Events of the shared Windows recording, in time order.
-fn recording() -> Option<Vec<Source>> {
-    let text = suite_file("python-eql/test_data.json")?;
-    let objects: Vec<Map<String, Json>> = serde_json::from_str(&text).expect("an array of objects");
+/// Objects as events, in order of time and id.
+fn in_order(objects: &[Map<String, Json>], id: &str, time_ms: fn(&Json) -> i64) -> Vec<Source> {
     let mut events: Vec<Source> = objects
-        .into_iter()
-        .map(|mut fields| {
-            let integer = |key: &str| fields.get(key).and_then(Json::as_i64).expect("an integer");
-            let id = integer("serial_event_id");
-            let time_ms = integer("timestamp").div_euclid(10_000) - 11_644_473_600_000;
+        .iter()
+        .map(|object| {
+            let mut fields = object.clone();
             let category = fields.get("event_type").cloned().unwrap_or(Json::Null);
             fields.insert("event.category".into(), category);
-            fields.insert("@timestamp".into(), time_ms.into());
             Source {
-                id,
-                time_ns: time_ms * 1_000_000,
+                id: object[id].as_i64().expect("an integer"),
+                time_ns: time_ms(&object["@timestamp"]) * 1_000_000,
                 fields,
             }
         })
         .collect();
     events.sort_by_key(|e| (e.time_ns, e.id));
-    Some(events)
+    events
 }
 
-fn extra_events() -> Option<Vec<Source>> {
+/// The shared recording of a Windows host; its times count 100 ns since 1601.
+fn recording() -> Option<Input> {
+    let text = suite_file("python-eql/test_data.json")?;
+    let mut objects: Vec<Map<String, Json>> =
+        serde_json::from_str(&text).expect("an array of objects");
+    for object in &mut objects {
+        let time = object["timestamp"].as_i64().expect("an integer");
+        let time_ms = time.div_euclid(10_000) - 11_644_473_600_000;
+        object.insert("@timestamp".into(), time_ms.into());
+    }
+    let id = "serial_event_id";
+    let events = in_order(&objects, id, |time| time.as_i64().expect("milliseconds"));
+    Some(Input::new(&objects, events, id))
+}
+
+fn extra_events() -> Option<Input> {
     let text = suite_file("elasticsearch/data/extra.data")?;
     let objects: Vec<Map<String, Json>> = serde_json::from_str(&text).expect("an array of objects");
-    let mut events: Vec<Source> = objects
-        .into_iter()
-        .map(|mut fields| {
-            let time_ms: i64 = fields
-                .get("@timestamp")
-                .and_then(Json::as_str)
-                .and_then(|t| t.parse().ok())
-                .expect("milliseconds as text");
-            let id = fields
-                .get("sequence")
-                .and_then(Json::as_i64)
-                .expect("an integer");
-            let category = fields.get("event_type").cloned().unwrap_or(Json::Null);
-            fields.insert("event.category".into(), category);
-            Source {
-                id,
-                time_ns: time_ms * 1_000_000,
-                fields,
-            }
-        })
-        .collect();
-    events.sort_by_key(|e| (e.time_ns, e.id));
-    Some(events)
+    let parse = |time: &Json| {
+        time.as_str()
+            .and_then(|t| t.parse().ok())
+            .expect("milliseconds")
+    };
+    let events = in_order(&objects, "sequence", parse);
+    Some(Input::new(&objects, events, "sequence"))
 }
 
 #[test]
 fn elasticsearch_test_queries() {
-    let Some(events) = recording() else { return };
-    let score = run_suite("elasticsearch/test_queries.toml", &events, &OpenSchema);
+    let Some(input) = recording() else { return };
+    let score = run_suite("elasticsearch/test_queries.toml", &input, None);
     expect(score, 133, 124, 9, &[]);
 }
 
 #[test]
 fn elasticsearch_additional_test_queries() {
-    let Some(events) = recording() else { return };
-    let score = run_suite(
-        "elasticsearch/additional_test_queries.toml",
-        &events,
-        &OpenSchema,
-    );
+    let Some(input) = recording() else { return };
+    let score = run_suite("elasticsearch/additional_test_queries.toml", &input, None);
     expect(score, 61, 61, 0, &[]);
 }
 
@@ -347,26 +434,26 @@ const NEED_A_MAPPING: [&str; 3] = [
 
 #[test]
 fn elasticsearch_test_extra() {
-    let Some(events) = extra_events() else { return };
+    let Some(input) = extra_events() else { return };
     let path = "elasticsearch/test_extra.toml";
     let mut failed = NEED_A_MAPPING.to_vec();
     failed.extend([
         "sequenceWithVersionRangeCheck",
         "sequenceWithVersionRangeCheck2",
     ]);
-    expect(run_suite(path, &events, &OpenSchema), 40, 35, 0, &failed);
+    expect(run_suite(path, &input, None), 40, 35, 0, &failed);
 }
 
 #[test]
 fn elasticsearch_test_extra_with_a_declared_version() {
-    let Some(events) = extra_events() else { return };
+    let Some(input) = extra_events() else { return };
     let path = "elasticsearch/test_extra.toml";
     let types = BTreeMap::from([
         ("version", FieldType::Version),
         ("date_tags", FieldType::Date),
     ]);
     expect(
-        run_suite(path, &events, &Types(types)),
+        run_suite(path, &input, Some(Types(types))),
         40,
         37,
         0,
@@ -376,8 +463,8 @@ fn elasticsearch_test_extra_with_a_declared_version() {
 
 #[test]
 fn python_translated() {
-    let Some(events) = recording() else { return };
-    let score = run_suite("python-eql/translated_queries.toml", &events, &OpenSchema);
+    let Some(input) = recording() else { return };
+    let score = run_suite("python-eql/translated_queries.toml", &input, None);
     expect(score, 127, 118, 9, &[]);
 }
 
@@ -462,6 +549,10 @@ fn check_series(case: &Series) -> Result<(), String> {
         ("stream".to_owned(), run(&live, &events, false)),
         ("replay".to_owned(), run(&replay, &events, true)),
         ("naive matcher".to_owned(), run_naive(&live, &events)),
+        (
+            "stream shuffled".to_owned(),
+            run_shuffled(&live, &events, 1),
+        ),
     ];
     for (how, found) in runs {
         if written(&found) != case.matches {

@@ -117,7 +117,14 @@ pub(crate) fn scalar(json: &Json) -> Option<OwnedValue> {
 pub(crate) struct Numbered {
     pub(crate) id: i64,
     time_ns: i64,
-    values: Vec<Vec<OwnedValue>>,
+    values: Vec<Held>,
+}
+
+#[derive(Debug)]
+enum Held {
+    Values(Vec<OwnedValue>),
+    /// Something is below the path, but no value is at it.
+    Object,
 }
 
 impl Fields for Numbered {
@@ -127,7 +134,8 @@ impl Fields for Numbered {
 
     fn values(&self, field: FieldId) -> Values<'_> {
         match self.values.get(usize::from(field.0)) {
-            Some(values) if !values.is_empty() => Values::List(values),
+            Some(Held::Values(values)) if !values.is_empty() => Values::List(values),
+            Some(Held::Object) => Values::Object,
             _ => Values::Missing,
         }
     }
@@ -144,8 +152,16 @@ pub(crate) fn number(sources: &[Source], table: &FieldTable) -> Vec<Arc<Numbered
             Arc::new(Numbered {
                 id: source.id,
                 time_ns: source.time_ns,
-                values: paths.iter().map(|path| source.values(path)).collect(),
+                values: paths.iter().map(|path| held(source, path)).collect(),
             })
         })
         .collect()
+}
+
+fn held(source: &Source, path: &str) -> Held {
+    let values = source.values(path);
+    match values.is_empty() && source.present(path) {
+        true => Held::Object,
+        false => Held::Values(values),
+    }
 }
