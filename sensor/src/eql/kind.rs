@@ -54,7 +54,6 @@ kinds! {
     InvalidRuns => "invalid-runs",
     KeyNotField => "key-not-field",
     KeyCount => "key-count",
-    DuplicateKey => "duplicate-key",
     SequenceTooShort => "sequence-too-short",
     NoPositiveStep => "no-positive-step",
     MissingWithoutMaxspan => "missing-without-maxspan",

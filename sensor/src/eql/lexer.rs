@@ -538,6 +538,7 @@ impl Lexer<'_> {
             Some('\u{a0}' | '\u{200b}' | '\u{feff}') => {
                 "only space, tab and line ends may separate words"
             }
+            Some('#') => "comments start with `//`",
             Some('{' | '}') => "steps and groups are written in `[..]` and `(..)`",
             Some(c) if c.is_alphanumeric() => {
                 "a name with such characters is written in backquotes"

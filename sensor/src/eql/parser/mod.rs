@@ -49,11 +49,19 @@ struct Parser<'t> {
     /// Syntax problems are no longer reported: a string has no end, or a limit was passed.
     quiet: bool,
     gave_up: bool,
+    /// Where the lexer skipped characters.
+    odd: Vec<u32>,
 }
 
 impl<'t> Parser<'t> {
     fn new(text: &'t str, lexed: lexer::Lexed) -> Parser<'t> {
+        let odd = lexed
+            .diagnostics
+            .iter()
+            .filter(|d| d.kind == Kind::UnexpectedCharacter);
+        let odd = odd.map(|d| d.span.start).collect();
         Parser {
+            odd,
             text,
             tokens: lexed.tokens,
             at: 0,
@@ -124,7 +132,7 @@ impl<'t> Parser<'t> {
                 | Kind::EmptyList
                 | Kind::ChainedComparison
         );
-        if self.quiet && syntax {
+        if syntax && (self.quiet || self.follows_a_problem(span)) {
             return;
         }
         let help = help.map(str::to_owned);
@@ -135,6 +143,17 @@ impl<'t> Parser<'t> {
             message,
             help,
         });
+    }
+
+    /// Whether a syntax problem at this place is most likely the echo of another: of one at the same place, or of
+    /// characters skipped right before it.
+    fn follows_a_problem(&self, span: Span) -> bool {
+        let here = self
+            .diagnostics
+            .last()
+            .is_some_and(|d| d.span.start == span.start && d.severity == Severity::Error);
+        let first = self.odd.partition_point(|at| *at < self.last_span().end);
+        here || self.odd.get(first).is_some_and(|at| *at < span.start)
     }
 
     fn error(&mut self, kind: Kind, span: Span, message: impl Into<String>, help: &str) {

@@ -198,13 +198,15 @@ impl Checker<'_> {
     fn unknown_function(&mut self, tree: &ast::Call) -> Typed {
         let help = match closest(&tree.name, FUNCTIONS.iter().map(|f| f.name)) {
             Some(near) => format!("did you mean `{near}`?"),
+            // Once is enough for a list this long.
+            None if self.listed_functions => String::new(),
             None => {
-                let names: Vec<&str> = FUNCTIONS
+                self.listed_functions = true;
+                let names = FUNCTIONS
                     .iter()
                     .map(|f| f.name)
-                    .filter(|n| !n.starts_with('_'))
-                    .collect();
-                format!("known are {}", names.join(", "))
+                    .filter(|n| !n.starts_with('_'));
+                format!("known are {}", names.collect::<Vec<_>>().join(", "))
             }
         };
         let message = format!("unknown function `{}`", tree.name);

@@ -40,7 +40,9 @@ impl Checker<'_> {
             }
             ExprKind::Plus(inner) => {
                 let inner = self.expression(inner);
-                self.numeric(&inner, "+");
+                if !self.numeric(&inner, "+") {
+                    return Typed::error(span);
+                }
                 Typed { span, ..inner }
             }
             ExprKind::Arithmetic { op, left, right } => {
@@ -91,8 +93,7 @@ impl Checker<'_> {
     }
 
     fn negation(&mut self, inner: Typed, span: Span) -> Typed {
-        self.numeric(&inner, "-");
-        if inner.is_error() {
+        if !self.numeric(&inner, "-") {
             return Typed::error(span);
         }
         match inner.literal() {
@@ -104,16 +105,21 @@ impl Checker<'_> {
         }
     }
 
-    /// Reports an operand of arithmetic that can never be a number.
-    fn numeric(&mut self, typed: &Typed, op: &str) {
+    /// Whether an operand of arithmetic can be a number; reports when not. A field that cannot is a warning, see
+    /// `check_argument`.
+    fn numeric(&mut self, typed: &Typed, op: &str) -> bool {
+        if typed.is_error() {
+            return false;
+        }
         if matches!(typed.ty, Type::Any | Type::Null | Type::Number) {
-            return;
+            return true;
         }
         let message = format!("`{op}` needs numbers, found {}", typed.ty.name());
         match &typed.expr {
             Expr::Field(_) => {
                 let help = "the result is always null; `number(..)` reads a number from a string";
                 self.warning(Kind::OperandType, typed.span, message, help);
+                return true;
             }
             Expr::Like { .. } | Expr::Regex { .. } | Expr::In { .. } => {
                 let help = "a predicate belongs to the value directly before it; put the sum in parentheses";
@@ -121,6 +127,7 @@ impl Checker<'_> {
             }
             _ => self.error(Kind::OperandType, typed.span, message, ""),
         }
+        false
     }
 
     pub(super) fn arithmetic(
@@ -137,9 +144,8 @@ impl Checker<'_> {
             Arithmetic::Divide => "/",
             Arithmetic::Modulo => "%",
         };
-        self.numeric(&left, sign);
-        self.numeric(&right, sign);
-        if left.is_error() || right.is_error() {
+        let sound = self.numeric(&left, sign);
+        if !(self.numeric(&right, sign) && sound) {
             return Typed::error(span);
         }
         match (left.literal(), right.literal()) {

@@ -137,8 +137,8 @@ impl Checker<'_> {
     }
 
     fn sequence(&mut self, tree: &ast::Sequence) -> Sequence {
-        let shared = self.keys(&tree.by);
         self.declare_aliases(&tree.terms);
+        let shared = self.keys(&tree.by);
         let mut steps = Vec::with_capacity(tree.terms.len());
         for (index, term) in tree.terms.iter().enumerate() {
             self.scope = Scope::Step(index);
@@ -325,10 +325,6 @@ impl Checker<'_> {
                     message,
                     "a join key must be a field that holds values",
                 );
-            }
-            if keys.iter().any(|k| *k.path == *path.text) {
-                let message = format!("join key `{}` is given twice", path.text);
-                self.warning(Kind::DuplicateKey, path.span, message, "remove one");
             }
             keys.push(Key {
                 path: path.text.clone(),

@@ -158,6 +158,7 @@ struct Checker<'s> {
     variables: Vec<Box<str>>,
     regexes: usize,
     regex_bytes: usize,
+    listed_functions: bool,
     /// An error node was met; its diagnostic comes from the parser.
     broken: bool,
 }
@@ -173,6 +174,7 @@ impl<'s> Checker<'s> {
             variables: Vec::new(),
             regexes: 0,
             regex_bytes: 0,
+            listed_functions: false,
             broken: false,
         }
     }
