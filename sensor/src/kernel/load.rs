@@ -510,6 +510,10 @@ impl Hook {
 
     /// What this kernel lacks for the hook, if anything.
     fn missing(self, btf: &Btf) -> Option<String> {
+        if matches!(self, Hook::Tracepoint("sys_exit")) && !cfg!(target_arch = "x86_64") {
+            // Numbers of system calls are known for that one; attached without them it would report nothing.
+            return Some("only built for x86_64".into());
+        }
         let (there, what) = match self {
             Hook::Tracepoint(name) => (
                 btf.exists(TypeKind::Typedef, &format!("btf_trace_{name}")),

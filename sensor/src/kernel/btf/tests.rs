@@ -1,4 +1,7 @@
-//! The parser against types built by hand, against damage, and against the running kernel where it has BTF.
+//! The BTF parser against types built by hand, against damage, and against the running kernel.
+//!
+//! In: bytes this file makes, and `/sys/kernel/btf/vmlinux` where there is one. Out: offsets and names that must come of them.
+//! Must never need root.
 
 use super::*;
 use proptest::prelude::*;
