@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
     pub(crate) exit: Option<i32>,
     /// Standard output and standard error of the script, as far as it got.
     pub(crate) output: String,
-    /// All that the guest's console showed.
+    /// All that the guest's console showed; kept unless the script ended well.
     pub(crate) console: PathBuf,
 }
 
@@ -164,6 +164,9 @@ pub(crate) fn run(root: &Path, kernel: &Files, script: &str, limit: Duration) ->
     };
     let exit = read("exit").ok().and_then(|text| text.trim().parse().ok());
     let output = read("output").unwrap_or_default();
+    if exit == Some(0) {
+        let _ = fs::remove_dir_all(&exchange);
+    }
     Ok(Outcome {
         exit,
         output,
