@@ -207,10 +207,17 @@ impl Compiler {
                 Some(step)
             }
         };
-        // A position keeps several partials when a step after it chooses by alias.
+        // A position keeps several partials when a step after it chooses by alias; a repeated step comes after itself.
+        let followers = stages.iter().skip(1).copied().chain([u32::MAX]);
         let several = stages
             .iter()
-            .map(|step| newest_alias.is_some_and(|newest| newest > *step as usize))
+            .zip(followers)
+            .map(|(step, follower)| {
+                newest_alias.is_some_and(|newest| {
+                    let step = *step as usize;
+                    newest > step || (newest == step && follower as usize == step)
+                })
+            })
             .collect();
         Ok(Sequence {
             rule,
