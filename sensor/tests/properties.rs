@@ -2,7 +2,8 @@
 //!
 //! In: seeds; `EQL_SENSOR_PROPERTY_PAIRS` says how many (query, stream) pairs to try. Out: on a disagreement, the smallest
 //! query and stream that still show it, ready to become a case in `eql/`. Keys and events of every match must be the same, in
-//! the same order, however the engine is run: one rule alone, many rules that share tests, many that do not.
+//! the same order, however the engine is run: one rule alone, many rules that share tests, many that do
+//! not, and with events that arrive out of order.
 
 #![allow(
     clippy::expect_used,
@@ -16,10 +17,11 @@ mod stream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use naive::value::Val;
 use random::{Rng, Spec};
-use sensor::engine::{Builder, Engine, Limits, Match};
+use sensor::engine::{Builder, Engine, Limits, Match, Reorder};
 use sensor::eql::query::{FieldType, Query};
 use sensor::eql::{self, Mode, OpenSchema, Schema};
 use sensor::event::{FieldTable, OwnedValue};
@@ -170,6 +172,30 @@ fn run_engine(trial: &Trial, queries: &[(usize, Query)], sharing: bool) -> Found
     found(queries, &matches)
 }
 
+/// Events arrive out of order, each late by less than the bound of the reorder stage; those of equal times keep their order.
+fn run_shuffled(trial: &Trial, queries: &[(usize, Query)]) -> Found {
+    const BOUND_MS: usize = 50;
+    let mut rng = Rng::new(trial.seed);
+    let mut late: BTreeMap<i64, usize> = BTreeMap::new();
+    for event in &trial.events {
+        late.entry(event.time_ns)
+            .or_insert_with(|| rng.below(BOUND_MS));
+    }
+    let mut arrival = trial.events.clone();
+    arrival
+        .sort_by_key(|e| e.time_ns + i64::try_from(late[&e.time_ns]).expect("small") * 1_000_000);
+    let (mut engine, table) = build(queries, true);
+    let mut reorder = Reorder::new(Duration::from_millis(BOUND_MS as u64), 1000);
+    let mut matches = Vec::new();
+    for event in stream::number(&arrival, &table) {
+        reorder.push(event, None, |event| engine.process(&event, &mut matches));
+    }
+    reorder.finish(|event| engine.process(&event, &mut matches));
+    assert_eq!(reorder.late(), 0, "every event came within the bound");
+    finish(trial, &mut engine, &mut matches);
+    found(queries, &matches)
+}
+
 fn run_alone(trial: &Trial, queries: &[(usize, Query)]) -> Found {
     let alone = |query: &(usize, Query)| run_engine(trial, std::slice::from_ref(query), true);
     queries.iter().flat_map(alone).collect()
@@ -186,6 +212,7 @@ fn disagreement(trial: &Trial) -> Option<String> {
             "rules that share nothing",
             run_engine(trial, &queries, false),
         ),
+        ("events out of order", run_shuffled(trial, &queries)),
     ];
     for (way, found) in ways {
         for (i, expected) in &expected {

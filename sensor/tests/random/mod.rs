@@ -252,7 +252,10 @@ fn leaf(rng: &mut Rng, scope: &Scope<'_>) -> String {
         0..7 => format!("{f} {op} {lit}"),
         7 => format!("{lit} {op} {f}"),
         8..10 => format!("{f} {op} {}", scope.field(rng, FIELDS)),
-        10 => format!("{f} {} null", rng.pick(&["==", "!="])),
+        10 => {
+            let path = if rng.chance(20) { "o" } else { f.as_str() };
+            format!("{path} {} null", rng.pick(&["==", "!="]))
+        }
         11 => format!("null {} {f}", rng.pick(&["==", "!="])),
         12..15 => {
             let not = rng.pick(&["", "", "not "]);
