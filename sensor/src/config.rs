@@ -3,7 +3,9 @@
 //! In: a settings file. Out: a [`Config`], or every problem of the file with its place and what is allowed. The defaults are
 //! explained in `eql-sensor.toml`, which a test holds equal to the code. Never applies half of a broken file.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::ValueEnum as _;
 use toml::Spanned;
@@ -20,7 +22,7 @@ pub const FILE_NAME: &str = "eql-sensor.toml";
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
 /// The tables of a settings file.
-const TABLES: [&str; 3] = ["rules", "kernel", "output"];
+const TABLES: [&str; 5] = ["rules", "kernel", "engine", "processes", "output"];
 /// Smallest and largest ring, in bytes.
 pub const RING_BYTES_MIN: u32 = 4096;
 pub const RING_BYTES_MAX: u32 = 1 << 30;
@@ -32,6 +34,8 @@ const QUEUE_ALERTS_LIMIT: i64 = 1 << 20;
 pub struct Config {
     pub rules: Rules,
     pub kernel: Kernel,
+    pub engine: Engine,
+    pub processes: Processes,
     pub output: Outputs,
 }
 
@@ -50,6 +54,30 @@ pub struct Kernel {
     pub scope: Vec<PathBuf>,
 }
 
+/// Bounds of what the engine remembers; reaching one evicts the oldest and is counted for the rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Engine {
+    /// Partial matches of one rule.
+    pub partials_max: usize,
+    /// Partial matches of all rules, in bytes.
+    pub partial_bytes_max: usize,
+    /// Join keys one event offers to one step.
+    pub keys_per_event_max: usize,
+    /// How long a partial match waits when its rule has no maxspan.
+    pub idle: Duration,
+}
+
+/// Bounds of the process table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processes {
+    /// Processes known, ended ones included.
+    pub entries_max: usize,
+    /// Paths and arguments kept in full, in bytes; beyond it only the start of each is kept.
+    pub text_bytes_max: usize,
+    /// How long an ended process stays known.
+    pub keep_ended: Duration,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outputs {
     pub alerts: Vec<Output>,
@@ -64,6 +92,27 @@ impl Default for Rules {
                 .iter()
                 .map(|base| Path::new(base).join("eql-sensor/rules.d"))
                 .collect(),
+        }
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Engine {
+            partials_max: 65_536,
+            partial_bytes_max: 256 << 20,
+            keys_per_event_max: 256,
+            idle: Duration::from_secs(3600),
+        }
+    }
+}
+
+impl Default for Processes {
+    fn default() -> Self {
+        Processes {
+            entries_max: 32_768,
+            text_bytes_max: 16 << 20,
+            keep_ended: Duration::from_secs(10),
         }
     }
 }
@@ -221,6 +270,14 @@ impl<'t> Reader<'t> {
             self.kernel(&mut table, &mut config.kernel);
             self.close(&table);
         }
+        if let Some(mut table) = root.table("engine", &mut self.problems) {
+            self.engine(&mut table, &mut config.engine);
+            self.close(&table);
+        }
+        if let Some(mut table) = root.table("processes", &mut self.problems) {
+            self.processes(&mut table, &mut config.processes);
+            self.close(&table);
+        }
         if let Some(mut table) = root.table("output", &mut self.problems) {
             self.output(&mut table, &mut config.output);
             self.close(&table);
@@ -274,6 +331,65 @@ impl<'t> Reader<'t> {
         Err(Box::new(table.wrong("ring_bytes", value, &must)))
     }
 
+    fn engine(&mut self, table: &mut Table<'t>, engine: &mut Engine) {
+        self.count(table, "partials_max", 1..=1 << 24, &mut engine.partials_max);
+        self.count(
+            table,
+            "partial_bytes_max",
+            1 << 20..=1 << 36,
+            &mut engine.partial_bytes_max,
+        );
+        self.count(
+            table,
+            "keys_per_event_max",
+            1..=65_536,
+            &mut engine.keys_per_event_max,
+        );
+        self.seconds(table, "idle_s", 1..=86_400 * 30, &mut engine.idle);
+    }
+
+    fn processes(&mut self, table: &mut Table<'t>, processes: &mut Processes) {
+        self.count(
+            table,
+            "entries_max",
+            1024..=1 << 22,
+            &mut processes.entries_max,
+        );
+        self.count(
+            table,
+            "text_bytes_max",
+            1 << 20..=1 << 36,
+            &mut processes.text_bytes_max,
+        );
+        self.seconds(table, "keep_ended_s", 1..=3600, &mut processes.keep_ended);
+    }
+
+    fn count(
+        &mut self,
+        table: &mut Table<'t>,
+        key: &'static str,
+        allowed: RangeInclusive<i64>,
+        into: &mut usize,
+    ) {
+        let found = table.integer(key, allowed, &mut self.problems);
+        if let Some(number) = found.and_then(|(number, _)| usize::try_from(number).ok()) {
+            *into = number;
+        }
+    }
+
+    fn seconds(
+        &mut self,
+        table: &mut Table<'t>,
+        key: &'static str,
+        allowed: RangeInclusive<i64>,
+        into: &mut Duration,
+    ) {
+        let found = table.integer(key, allowed, &mut self.problems);
+        if let Some(number) = found.and_then(|(number, _)| u64::try_from(number).ok()) {
+            *into = Duration::from_secs(number);
+        }
+    }
+
     fn output(&mut self, table: &mut Table<'t>, output: &mut Outputs) {
         if let Some(names) = table.strings("alerts", &mut self.problems) {
             let mut alerts = Vec::new();
@@ -295,14 +411,12 @@ impl<'t> Reader<'t> {
         if let Some(format) = self.word(table, "format", Format::value_variants()) {
             output.format = format;
         }
-        let queue = table.integer(
+        self.count(
+            table,
             "queue_alerts_max",
             1..=QUEUE_ALERTS_LIMIT,
-            &mut self.problems,
+            &mut output.queue_alerts_max,
         );
-        if let Some((count, _)) = queue {
-            output.queue_alerts_max = usize::try_from(count).unwrap_or(output.queue_alerts_max);
-        }
     }
 
     /// One of the words of an enumeration.
@@ -405,7 +519,7 @@ mod tests {
                 "{table}.{key} has no explanation above it"
             );
         }
-        assert!(reader.known.len() >= 7);
+        assert!(reader.known.len() >= 14);
         let mut tables: Vec<&str> = document
             .get_ref()
             .keys()

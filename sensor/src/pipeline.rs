@@ -127,6 +127,7 @@ impl Pipeline {
     /// The kernel refuses what is required, or signals can't be listened for.
     pub fn start(
         options: &Options,
+        processes: &config::Processes,
         fault: Option<Fault>,
         announce_scan: bool,
     ) -> Result<Pipeline, PipelineError> {
@@ -136,7 +137,7 @@ impl Pipeline {
         let host = Arc::new(host::this_host(state_directory().as_deref()));
         let mut enricher = Enricher::new(
             host,
-            TableLimits::default(),
+            table_limits(processes),
             Users::of_host(),
             Some(Procfs::default()),
         );
@@ -334,6 +335,14 @@ fn pass<C: Consumer>(bytes: &[u8], enricher: &mut Enricher, status: &mut Status,
             }
             status.received.undecodable += 1;
         }
+    }
+}
+
+fn table_limits(processes: &config::Processes) -> TableLimits {
+    TableLimits {
+        processes_max: processes.entries_max,
+        grace_ns: u64::try_from(processes.keep_ended.as_nanos()).unwrap_or(u64::MAX),
+        image_bytes_max: processes.text_bytes_max,
     }
 }
 

@@ -149,6 +149,7 @@ pub fn load_rules(
 pub fn compile<E: Fields + Clone>(
     mut rules: Vec<Arc<Rule>>,
     table: &mut FieldTable,
+    config: &Config,
     allow_none: bool,
 ) -> Result<(Vec<Arc<Rule>>, Engine<E>), Failure> {
     let unfit = unfit(&rules);
@@ -162,7 +163,7 @@ pub fn compile<E: Fields + Clone>(
             error: anyhow!("no rule is left to watch for"),
         });
     }
-    let mut builder = engine::Builder::new(engine::Limits::default());
+    let mut builder = engine::Builder::new(engine_limits(config));
     for (index, rule) in rules.iter().enumerate() {
         builder
             .add(index, &rule.query)
@@ -173,6 +174,16 @@ pub fn compile<E: Fields + Clone>(
         .context("the rules can not be compiled together")
         .or_exit(Exit::Configuration)?;
     Ok((rules, engine))
+}
+
+fn engine_limits(config: &Config) -> engine::Limits {
+    engine::Limits {
+        partials: config.engine.partials_max,
+        bytes: config.engine.partial_bytes_max,
+        keys_per_event: config.engine.keys_per_event_max,
+        idle: config.engine.idle,
+        ..engine::Limits::default()
+    }
 }
 
 /// The rules the engine can not take, by position, and why.
@@ -237,6 +248,12 @@ pub fn chain(error: &anyhow::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_settings_defaults_are_the_stages_own() {
+        let config = Config::default();
+        assert_eq!(engine_limits(&config), engine::Limits::default());
+    }
 
     #[test]
     fn a_cause_is_printed_once() {

@@ -37,7 +37,12 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
         let options = pipeline::options(&config.kernel);
         // A scan of the whole host has no place in a recording of one part of it.
         let announce_scan = options.scope.is_empty();
-        let pipeline = Pipeline::start(&options, args.kernel.fault, announce_scan);
+        let pipeline = Pipeline::start(
+            &options,
+            &config.processes,
+            args.kernel.fault,
+            announce_scan,
+        );
         let pipeline = pipeline.map_err(live::failure)?;
         live::ready(&pipeline, "recording");
         let mut recorder = Recorder::start().context("cannot start the writer")?;

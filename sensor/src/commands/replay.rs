@@ -31,7 +31,7 @@ pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     config.apply_rules(&args.rules);
     let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
     let mut table = FieldTable::sensor();
-    let (rules, engine) = compile(rules, &mut table, args.allow_no_rules)?;
+    let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
     let alerts = alert::Builder::new(&mut table);
     let options = Options::default();
     let mut replay = Replay {

@@ -36,13 +36,18 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     config.apply_rules(&args.rules);
     let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
     let mut table = FieldTable::sensor();
-    let (rules, engine) = compile(rules, &mut table, args.allow_no_rules)?;
+    let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
     let alerts = alert::Builder::new(&mut table);
     let runtime = live::runtime()?;
     runtime.block_on(async {
         let options = pipeline::options(&config.kernel);
         let announce_scan = options.scope.is_empty();
-        let pipeline = Pipeline::start(&options, args.kernel.fault, announce_scan);
+        let pipeline = Pipeline::start(
+            &options,
+            &config.processes,
+            args.kernel.fault,
+            announce_scan,
+        );
         let pipeline = pipeline.map_err(live::failure)?;
         let to = &config.output;
         let outputs = Outputs::open(&to.alerts, to.format, to.queue_alerts_max)

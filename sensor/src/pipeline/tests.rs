@@ -249,3 +249,9 @@ fn faults_are_named() {
         "`stop=3` is no fault; allowed is stop-consumer=SECONDS"
     );
 }
+
+#[test]
+fn the_settings_defaults_are_the_tables_own() {
+    let processes = crate::config::Processes::default();
+    assert_eq!(super::table_limits(&processes), TableLimits::default());
+}
