@@ -141,11 +141,11 @@ impl Pipeline {
             Users::of_host(),
             Some(Procfs::default()),
         );
-        let now_ns = boot_ns();
         enricher.set_wall_offset(wall_offset_ns());
-        let scanned = enricher.seed(now_ns, announce_scan);
+        // Stamped as of the attaching: what the scan found was there before the first record.
+        let scanned = enricher.seed(attached_ns, announce_scan);
         let status = Status {
-            now_ns,
+            now_ns: attached_ns,
             gaps: Gaps::since_start(attached_ns),
             ..Status::default()
         };

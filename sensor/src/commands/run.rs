@@ -38,6 +38,11 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let mut table = FieldTable::sensor();
     let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
     let alerts = alert::Builder::new(&mut table);
+    // Before the kernel is touched: a mistyped path should not cost a start.
+    let to = &config.output;
+    let outputs =
+        Outputs::open(&to.alerts, to.format, to.queue_alerts_max).or_exit(Exit::Configuration)?;
+    let mut matching = Matching::new(rules, engine, alerts, outputs);
     let runtime = live::runtime()?;
     runtime.block_on(async {
         let options = pipeline::options(&config.kernel);
@@ -49,10 +54,6 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
             announce_scan,
         );
         let pipeline = pipeline.map_err(live::failure)?;
-        let to = &config.output;
-        let outputs = Outputs::open(&to.alerts, to.format, to.queue_alerts_max)
-            .or_exit(Exit::Configuration)?;
-        let mut matching = Matching::new(rules, engine, alerts, outputs);
         live::ready(&pipeline, &matching.rules_in_words());
         let summary = pipeline.run(&mut matching).await.map_err(live::failure)?;
         matching.finish(&summary);
@@ -173,5 +174,83 @@ impl Consumer for Matching {
 
     fn wants_losses(&self) -> bool {
         !self.matches.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+    use crate::alert::{Alert, sample};
+    use crate::cli::Output;
+    use crate::enrich::Enricher;
+    use crate::enrich::process_table::TableLimits;
+    use crate::enrich::testing::{Run, exec_body};
+    use crate::enrich::users::Users;
+    use crate::event::Host;
+    use crate::metrics::Gaps;
+    use crate::output::Sink;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<(u64, String)>>>);
+
+    impl Sink for Kept {
+        fn write(&mut self, alert: &Alert, _: &AtomicBool) -> io::Result<()> {
+            let mut kept = self.0.lock().unwrap();
+            kept.push((alert.lost, alert.message.clone()));
+            Ok(())
+        }
+    }
+
+    /// An exec at 1 s and a file of that name at 3 s, with a loss of 5 records seen at `lost_at_ns`.
+    fn alerts_with_loss_at(lost_at_ns: u64) -> Vec<(u64, String)> {
+        const SECOND: u64 = 1_000_000_000;
+        let rules = vec![sample::rule("R", "r-1", "low")];
+        let mut table = FieldTable::sensor();
+        let (rules, engine) = compile(rules, &mut table, false).unwrap();
+        let kept = Kept::default();
+        let mut outputs = Outputs::default();
+        outputs
+            .add(Output::Stdout, Box::new(kept.clone()), 8)
+            .unwrap();
+        let alerts = alert::Builder::new(&mut table);
+        let mut matching = Matching::new(rules, engine, alerts, outputs);
+        let users = Users::from_files("/nonexistent", "/nonexistent");
+        let host = Arc::new(Host::default());
+        let mut enricher = Enricher::new(host, TableLimits::default(), users, None);
+        let key = (7, SECOND);
+        let run = Run::of("/tmp/rev", &["./rev"]);
+        matching.event(enricher.feed_exec(SECOND, key, &exec_body(), &run));
+        assert!(!matching.wants_losses());
+        matching.event(enricher.feed_creation(3 * SECOND, key, b"/tmp/rev"));
+        assert!(matching.wants_losses());
+        let mut gaps = Gaps::since_start(0);
+        gaps.observe(lost_at_ns - SECOND / 2, 0);
+        gaps.observe(lost_at_ns, 5);
+        let status = Status {
+            gaps,
+            ..Status::default()
+        };
+        let flow = live::runtime().unwrap().block_on(matching.settle(&status));
+        assert!(flow.is_continue());
+        matching.outputs.close(OUTPUTS_MAX);
+        kept.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn an_alert_says_whether_records_were_lost_in_its_window() {
+        let message = "R: ./rev (pid 7) → rev wrote /tmp/rev";
+        assert_eq!(
+            alerts_with_loss_at(2_000_000_000),
+            [(5, message.to_owned())]
+        );
+        assert_eq!(
+            alerts_with_loss_at(1_000_000_000),
+            [(5, message.to_owned())]
+        );
+        assert_eq!(alerts_with_loss_at(900_000_000), [(0, message.to_owned())]);
     }
 }
