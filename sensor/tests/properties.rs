@@ -13,6 +13,7 @@
 
 mod naive;
 mod random;
+mod rng;
 mod stream;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use naive::value::Val;
-use random::{Rng, Spec};
+use random::Spec;
+use rng::Rng;
 use sensor::engine::{Builder, Engine, Limits, Match, Reorder};
 use sensor::eql::query::{FieldType, Query};
 use sensor::eql::{self, Mode, OpenSchema, Schema};

@@ -3,43 +3,12 @@
 //! In: a seed. Out: a query as a small tree that prints as EQL, and a short stream of events over few fields and few values, so
 //! that conditions hold often, keys meet often and times are often equal or just a span apart. The same seed gives the same.
 
-#![allow(clippy::expect_used, reason = "tests state what they rely on")]
-
 use std::fmt::{self, Display, Formatter};
 
 use serde_json::{Map, Value as Json, json};
 
+use crate::rng::Rng;
 use crate::stream::Source;
-
-/// A small deterministic generator.
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Rng {
-        Rng(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).expect("less than n")
-    }
-
-    /// True in `percent` of a hundred cases.
-    pub(crate) fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    pub(crate) fn pick<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
-        list[self.below(list.len())]
-    }
-}
 
 #[derive(Clone)]
 pub(crate) struct Spec {
