@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use crate::alert::{Alert, sample};
     use crate::cli::Output;
+    use crate::config::Config;
     use crate::enrich::Enricher;
     use crate::enrich::process_table::TableLimits;
     use crate::enrich::testing::{Run, exec_body};
@@ -210,7 +211,7 @@ mod tests {
         const SECOND: u64 = 1_000_000_000;
         let rules = vec![sample::rule("R", "r-1", "low")];
         let mut table = FieldTable::sensor();
-        let (rules, engine) = compile(rules, &mut table, false).unwrap();
+        let (rules, engine) = compile(rules, &mut table, &Config::default(), false).unwrap();
         let kept = Kept::default();
         let mut outputs = Outputs::default();
         outputs
