@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use sensor::eql::{self, Kind, Mode, OpenSchema};
+use sensor::eql::{self, Kind, Mode, OpenSchema, Schema};
+use sensor::rule::schema::{SensorSchema, TolerantSchema};
 
 /// Unoptimised code takes about ten times as long.
 const ALLOWED: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
@@ -247,6 +248,20 @@ fn breadth() {
         format!("a where b regex \"{}\"", "x".repeat(20_000)),
         Some(Kind::InvalidRegex),
     );
+}
+
+/// Unknown fields are compared with every known one to find what was meant; that must not take long either.
+#[test]
+fn unknown_fields() {
+    let fields: Vec<String> = (0..50_000).map(|i| format!("process.x{i}")).collect();
+    let query = format!("process where {}", fields.join(" or "));
+    run("unknown fields", move || {
+        let start = Instant::now();
+        for schema in [&SensorSchema as &dyn Schema, &TolerantSchema::default()] {
+            drop(eql::compile(&query, schema, Mode::Live));
+        }
+        assert!(start.elapsed() < ALLOWED * 2, "took {:?}", start.elapsed());
+    });
 }
 
 #[test]

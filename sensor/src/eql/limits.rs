@@ -6,6 +6,8 @@ pub const QUERY_BYTES_MAX: usize = 1 << 20;
 pub const DEPTH_MAX: u16 = 200;
 /// Most diagnostics reported for one query; one more says how many were left out.
 pub const DIAGNOSTICS_MAX: usize = 50;
+/// Most unknown fields of one query for which a known one is looked for.
+pub const SUGGESTIONS_MAX: usize = 200;
 /// Most steps of a sequence or sample.
 pub const STEPS_MAX: usize = 64;
 /// Most join keys of one step, shared ones included.

@@ -6,6 +6,7 @@
 use super::super::ast::{self, ExprKind, Path};
 use super::super::diagnostic::{Kind, Span};
 use super::super::functions;
+use super::super::limits;
 use super::super::query::{Arithmetic, Expr, Field, FieldType, Literal, Variable};
 use super::super::scalar::Scalar;
 use super::fold::{self, literal};
@@ -298,6 +299,18 @@ impl Checker<'_> {
         })
     }
 
+    fn suggestion(&mut self, path: &str) -> Option<String> {
+        if let Some(known) = self.suggestions.get(path) {
+            return known.clone();
+        }
+        if self.suggestions.len() >= limits::SUGGESTIONS_MAX {
+            return None;
+        }
+        let found = self.schema.suggest(path);
+        self.suggestions.insert(path.into(), found.clone());
+        found
+    }
+
     /// Declared type of a field, after reporting one that cannot exist or is probably misspelt.
     fn field_type(&mut self, path: &str, span: Span) -> Option<FieldType> {
         let plain = without_positions(path);
@@ -307,7 +320,7 @@ impl Checker<'_> {
         if self.schema.is_object(&plain) {
             return Some(FieldType::Any);
         }
-        let suggestion = self.schema.suggest(&plain);
+        let suggestion = self.suggestion(&plain);
         let help = suggestion
             .as_ref()
             .map(|near| format!("did you mean `{near}`?"))

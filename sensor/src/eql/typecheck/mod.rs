@@ -14,6 +14,8 @@ mod expression;
 mod fold;
 mod form;
 
+use std::collections::HashMap;
+
 use super::Mode;
 use super::ast;
 use super::diagnostic::{Diagnostic, Kind, Severity, Span};
@@ -159,6 +161,8 @@ struct Checker<'s> {
     regexes: usize,
     regex_bytes: usize,
     listed_functions: bool,
+    /// What the schema suggested for unknown paths: asking takes a look at every field there is.
+    suggestions: HashMap<Box<str>, Option<String>>,
     /// An error node was met; its diagnostic comes from the parser.
     broken: bool,
 }
@@ -175,6 +179,7 @@ impl<'s> Checker<'s> {
             regexes: 0,
             regex_bytes: 0,
             listed_functions: false,
+            suggestions: HashMap::new(),
             broken: false,
         }
     }
