@@ -393,6 +393,16 @@ impl<'t> Reader<'t> {
     fn output(&mut self, table: &mut Table<'t>, output: &mut Outputs) {
         if let Some(names) = table.strings("alerts", &mut self.problems) {
             let mut alerts = Vec::new();
+            if names.is_empty()
+                && let Some(value) = table.get("alerts")
+            {
+                let problem = table.wrong(
+                    "alerts",
+                    value,
+                    "an array of at least one output; \"none\" is one",
+                );
+                self.problems.push(problem);
+            }
             for (name, span) in names {
                 match name.parse::<Output>() {
                     Ok(kind) => alerts.push(kind),
@@ -607,6 +617,10 @@ mod tests {
              eql-sensor.toml:3:20: error: `output.queue_alerts_max` is 0, must be a whole number from 1 to 1048576\n\
              eql-sensor.toml:5:16: error: `rules.directories` holds \"rules\", must hold absolute paths only; \
              a service has no useful working directory; start the path with /",
+        );
+        check(
+            "[output]\nalerts = []",
+            "eql-sensor.toml:2:10: error: `output.alerts` is an empty array, must be an array of at least one output; \"none\" is one",
         );
         check(
             "kernel = 3",

@@ -74,14 +74,18 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Opens outputs, each with a queue of `queue_max` alerts; `format` is for stdout. Journald is left out, with a line in
-    /// the log, where there is no journal.
+    /// Opens outputs, each once and with a queue of `queue_max` alerts; `format` is for stdout. Where there is no journal,
+    /// journald is left out, with a line in the log, if another output remains.
     ///
     /// # Errors
-    /// The first output that can not be opened.
+    /// The first output that can not be opened, or the journal when alerts would then go nowhere.
     pub fn open(wanted: &[Output], format: Format, queue_max: usize) -> Result<Outputs, OpenError> {
         let mut outputs = Outputs::default();
-        for output in wanted {
+        let mut no_journal = false;
+        for (index, output) in wanted.iter().enumerate() {
+            if wanted.iter().take(index).any(|earlier| earlier == output) {
+                continue;
+            }
             let failed = |source| OpenError {
                 output: output.clone(),
                 source,
@@ -91,13 +95,25 @@ impl Outputs {
                 Output::Stdout => Box::new(stdout::Stdout::new(format)),
                 Output::File(path) => Box::new(file::File::open(path).map_err(failed)?),
                 Output::Journald if !journald::is_there() => {
-                    tracing::info!("no journal on this system: no alerts go to journald");
+                    no_journal = true;
                     continue;
                 }
                 Output::Journald => Box::new(journald::Journald::system()),
             };
             let lane = Lane::start(output.clone(), sink, queue_max);
             outputs.lanes.push(lane.map_err(failed)?);
+        }
+        if no_journal && outputs.lanes.is_empty() {
+            return Err(OpenError {
+                output: Output::Journald,
+                source: io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("no journal listens on {}", journald::SOCKET),
+                ),
+            });
+        }
+        if no_journal {
+            tracing::info!("no journal on this system: no alerts go to journald");
         }
         Ok(outputs)
     }
