@@ -74,7 +74,6 @@ impl Cond {
     }
 
     /// The condition with every test that `known` answers replaced by its answer.
-    #[cfg(test)]
     pub(super) fn fold(&self, known: &impl Fn(Test) -> Option<bool>) -> Cond {
         match self {
             Cond::Const(b) => Cond::Const(*b),

@@ -29,6 +29,11 @@ impl Paths {
         slot
     }
 
+    /// The path behind a slot.
+    pub(super) fn path(&self, slot: SlotId) -> &str {
+        self.paths.get(slot.0 as usize).map_or("", |path| path)
+    }
+
     /// Gives every slot its field.
     pub(super) fn resolve(&self, fields: &mut FieldTable) -> Vec<FieldRef> {
         self.paths

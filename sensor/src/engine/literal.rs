@@ -312,7 +312,6 @@ impl LiteralSet {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn ids(&self) -> Vec<u32> {
         match self {
             LiteralSet::One(one) => vec![*one],

@@ -6,6 +6,7 @@
 
 mod compile;
 mod condition;
+mod dispatch;
 mod expression;
 mod field;
 mod glob;
@@ -29,7 +30,7 @@ use crate::eql::query::Query;
 use crate::event::{FieldId, FieldTable, Fields, OwnedValue};
 
 use compile::{Compiler, Consumer, Plan, PlanForm};
-use condition::{Program, Test};
+use dispatch::Dispatch;
 use expression::Expression;
 use field::SlotId;
 use leaf::{LeafScratch, Leaves};
@@ -175,8 +176,8 @@ impl Builder {
                 leaves.paths.intern("event.type"),
             ]
         });
-        let resolved = self.compiler.leaves.paths.resolve(fields);
-        let (leaves, aliases) = self.compiler.leaves.build(resolved)?;
+        let paths = std::mem::take(&mut self.compiler.leaves.paths);
+        let (leaves, aliases) = self.compiler.leaves.build(paths.resolve(fields))?;
         let at = |slot: SlotId| leaves.fields.get(slot.0 as usize).copied();
         let lineage = lineage_slots.and_then(|[entity, parent, event_type]| {
             Some(LineageFields {
@@ -185,15 +186,12 @@ impl Builder {
                 event_type: at(event_type)?,
             })
         });
-        let cost = |test: Test| match test {
-            Test::Leaf(leaf) => leaves.cost(leaf),
-            Test::Lineage(..) => 1,
-            Test::Alias(_) => 1000,
-        };
-        let filters = self.compiler.filters.into_iter();
-        let filters = filters
-            .map(|f| (Program::new(&f.cond, &cost), f.consumers))
-            .collect();
+        let dispatch = Dispatch::new(
+            self.compiler.filters,
+            &leaves,
+            &paths,
+            &self.compiler.category,
+        );
         let mut needed: Vec<FieldId> = leaves.fields.iter().map(|f| f.id).collect();
         needed.sort_unstable();
         needed.dedup();
@@ -216,7 +214,7 @@ impl Builder {
                 .collect(),
             leaves,
             aliases,
-            filters,
+            dispatch,
             plans,
             states,
             needed,
@@ -246,7 +244,7 @@ fn has_timers(plan: Option<&Plan>) -> bool {
 pub struct Engine<E> {
     leaves: Leaves,
     aliases: Vec<Expression>,
-    filters: Vec<(Program, Vec<Consumer>)>,
+    dispatch: Dispatch,
     plans: Vec<Plan>,
     states: Vec<RuleState<E>>,
     counters: Vec<RuleCounters>,
@@ -300,6 +298,24 @@ impl<E: Fields + Clone> RuleState<E> {
     }
 }
 
+/// Whether anything waits for a consumer's event: a later step of a sequence without partial matches has nothing to do.
+fn armed<E>(plans: &[Plan], states: &[RuleState<E>], consumer: Consumer) -> bool {
+    let (plan, step) = match consumer {
+        Consumer::Mark(_) => return true,
+        Consumer::Step { plan, step } => (plan as usize, Some(step)),
+        Consumer::Until { plan } => (plan as usize, None),
+    };
+    match (
+        plans.get(plan).map(|p| &p.form),
+        states.get(plan).map(|s| &s.form),
+    ) {
+        (Some(PlanForm::Sequence(sequence)), Some(FormState::Sequence(state))) => {
+            sequence.armed(state, step)
+        }
+        _ => true,
+    }
+}
+
 impl<E> FormState<E> {
     fn held(&self) -> usize {
         match self {
@@ -345,33 +361,28 @@ impl<E: Fields + Clone> Engine<E> {
     /// Evaluates the filters and notes who they wake. Returns the marks the event earns its process.
     fn wake(&mut self, event: &E, marks: Marks) -> u128 {
         let mut earned = 0u128;
-        for (program, consumers) in &self.filters {
-            let holds = program.run(|test| match test {
-                Test::Leaf(leaf) => self.leaves.holds(leaf, event, &mut self.scratch),
-                Test::Lineage(mark, relation) => marks.has(mark, relation),
-                Test::Alias(_) => false,
-            });
-            if !holds {
-                continue;
-            }
-            for consumer in consumers {
-                let (plan, step, until) = match consumer {
-                    Consumer::Step { plan, step } => (*plan, 1u64 << step, false),
-                    Consumer::Until { plan } => (*plan, 0, true),
-                    Consumer::Mark(mark) => {
-                        earned |= 1 << mark.0;
-                        continue;
-                    }
-                };
-                if let Some(woken) = self.woken.get_mut(plan as usize) {
-                    if *woken == (0, false) {
-                        self.touched.push(plan);
-                    }
-                    woken.0 |= step;
-                    woken.1 |= until;
+        let (plans, states) = (&self.plans, &self.states);
+        let (woken, touched) = (&mut self.woken, &mut self.touched);
+        let armed = |consumer| armed(plans, states, consumer);
+        let wake = |consumer| {
+            let (plan, step, until) = match consumer {
+                Consumer::Step { plan, step } => (plan, 1u64 << step, false),
+                Consumer::Until { plan } => (plan, 0, true),
+                Consumer::Mark(mark) => {
+                    earned |= 1 << mark.0;
+                    return;
                 }
+            };
+            if let Some(woken) = woken.get_mut(plan as usize) {
+                if *woken == (0, false) {
+                    touched.push(plan);
+                }
+                woken.0 |= step;
+                woken.1 |= until;
             }
-        }
+        };
+        self.dispatch
+            .wake(&self.leaves, event, &mut self.scratch, marks, armed, wake);
         self.touched.sort_unstable();
         earned
     }

@@ -84,7 +84,8 @@ pub(super) struct Store<E> {
     oldest: u32,
     newest: u32,
     live: usize,
-    positions: usize,
+    /// Partials per position.
+    waiting: Vec<usize>,
 }
 
 impl<E> Store<E> {
@@ -100,7 +101,7 @@ impl<E> Store<E> {
             oldest: NONE,
             newest: NONE,
             live: 0,
-            positions,
+            waiting: vec![0; positions],
         }
     }
 
@@ -147,7 +148,7 @@ impl<E> Store<E> {
     }
 
     pub(super) fn insert_entry(&mut self, hash: u64, keys: Box<[Option<OwnedValue>]>) -> u32 {
-        let heads = smallvec::smallvec![NONE; self.positions];
+        let heads = smallvec::smallvec![NONE; self.waiting.len()];
         let entry = Entry {
             hash,
             keys,
@@ -194,6 +195,12 @@ impl<E> Store<E> {
             *slot = None;
             self.free_entries.push(id);
         }
+    }
+
+    /// Whether a partial waits at any of `count` positions from `first`.
+    #[inline]
+    pub(super) fn waits(&self, first: usize, count: usize) -> bool {
+        self.waiting.iter().skip(first).take(count).any(|n| *n > 0)
     }
 
     /// Newest partial at a key and position.
@@ -251,6 +258,9 @@ impl<E> Store<E> {
             return;
         };
         let below = std::mem::replace(head, id);
+        if let Some(waiting) = self.waiting.get_mut(position) {
+            *waiting += 1;
+        }
         if let Some(partial) = self.get_mut(id) {
             partial.below = below;
             partial.position = u32::try_from(position).unwrap_or(NONE);
@@ -283,6 +293,9 @@ impl<E> Store<E> {
                 }
                 above = partial.below;
             }
+        }
+        if let Some(waiting) = self.waiting.get_mut(position as usize) {
+            *waiting -= 1;
         }
         if let Some(partial) = self.get_mut(id) {
             partial.below = NONE;

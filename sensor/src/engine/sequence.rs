@@ -78,6 +78,21 @@ impl Sequence {
         }
     }
 
+    /// Whether an event of this step (`None`: until) would find anything to act on.
+    pub(super) fn armed<E>(&self, state: &State<E>, step: Option<u8>) -> bool {
+        // An until event also closes what it has itself just started.
+        let Some(plan) = step.and_then(|step| self.steps.get(usize::from(step))) else {
+            return true;
+        };
+        match plan.role {
+            Role::Stages { first: 0, .. } | Role::Leading => true,
+            Role::Stages { first, count } => state.store.waits(first - 1, count),
+            Role::Inner { position } => state.store.waits(position, 1),
+            Role::Trailing => !state.timers.is_empty(),
+            Role::Until => true,
+        }
+    }
+
     /// Lets an event act that satisfies the steps in `mask` (bit per step of the query) and, if `until`, the until filter.
     pub(super) fn process<E: Fields + Clone>(
         &self,
@@ -148,7 +163,7 @@ impl Sequence {
             return;
         };
         // Nothing waits for a later stage: no need to work out the keys.
-        if first > 0 && state.store.len() == 0 {
+        if first > 0 && !state.store.waits(first - 1, count) {
             return;
         }
         let keys = self.keys(&plan.keys, state, turn);

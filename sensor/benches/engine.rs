@@ -1,0 +1,335 @@
+//! What one event costs the engine: by rules loaded, by pending sequences, and in the worst cases.
+//!
+//! In: a synthetic host stream and public rules beside the checkout, read at run time; without them those cases are left out
+//! and that is said. Out: criterion's figures, per event, in processor time, so that other work on the machine counts
+//! little. Every run starts with an engine that has seen nothing.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench states what it relies on"
+)]
+
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+
+use sensor::engine::{Builder, Engine, Limits};
+use sensor::eql::query::Query;
+use sensor::eql::{self, Mode, OpenSchema};
+use sensor::event::{FieldId, FieldTable};
+use sensor::json_lines::{FlatEvent, Lines, Options, Reader};
+use sensor::rule;
+
+const FOUNDING: &str = r#"
+sequence by host.id with maxspan=1m
+[process where host.os.type == "linux" and event.action == "exec" and event.type == "start" and
+process.name in ("gcc", "g++", "cc")] by process.args
+[file where host.os.type == "linux" and event.action == "creation" and process.name == "ld"] by file.name
+[process where host.os.type == "linux" and event.action == "exec" and event.type == "start"] by process.name
+[network where host.os.type == "linux" and event.action == "connection_attempted"] by process.name"#;
+
+/// Time the measuring thread spent on a processor.
+struct ProcessorTime;
+
+fn processor_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(
+        now.tv_sec.try_into().unwrap(),
+        now.tv_nsec.try_into().unwrap(),
+    )
+}
+
+impl Measurement for ProcessorTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        processor_time()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        processor_time() - start
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        WallTime.to_f64(value)
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        WallTime.formatter()
+    }
+}
+
+type Events = Vec<Arc<FlatEvent>>;
+
+fn shared(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../shared")
+        .join(path)
+}
+
+/// The synthetic stream at a rate of events per second, made once and kept under `target`.
+fn stream(eps: u32) -> Option<PathBuf> {
+    let out =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../target/bench/stream-{eps}.ndjson"));
+    if !out.exists() {
+        let generator = shared("bench/engine_baseline.py");
+        std::fs::create_dir_all(out.parent()?).ok()?;
+        let made = Command::new("python3")
+            .arg(generator)
+            .args([
+                "gen",
+                "--events",
+                "200000",
+                "--eps",
+                &eps.to_string(),
+                "--out",
+            ])
+            .arg(&out)
+            .status();
+        if !made.is_ok_and(|status| status.success()) {
+            eprintln!(
+                "SKIPPED: the stream cannot be made, which takes python3 and ../shared/bench"
+            );
+            return None;
+        }
+    }
+    Some(out)
+}
+
+fn events(path: &Path, table: &FieldTable, wanted: &[FieldId]) -> Events {
+    let mut reader = Reader::new(table, wanted, &Options::default());
+    let mut lines = Lines::new(std::io::BufReader::new(std::fs::File::open(path).unwrap()));
+    let mut events = Vec::new();
+    while let Some((line, number)) = lines.next_line().unwrap() {
+        events.push(Arc::new(reader.parse(line, number).unwrap()));
+    }
+    events
+}
+
+/// Events of the test's own making.
+fn made(lines: impl Iterator<Item = String>, table: &FieldTable, wanted: &[FieldId]) -> Events {
+    let mut reader = Reader::new(table, wanted, &Options::default());
+    lines
+        .map(|line| Arc::new(reader.parse(line.as_bytes(), 1).unwrap()))
+        .collect()
+}
+
+fn compiled(text: &str) -> Query {
+    eql::compile(text, &OpenSchema, Mode::Live).unwrap().query
+}
+
+fn engine(queries: &[Query], table: &mut FieldTable, limits: Limits) -> Engine<Arc<FlatEvent>> {
+    let mut builder = Builder::new(limits);
+    for (number, query) in queries.iter().enumerate() {
+        builder.add(number, query).unwrap();
+    }
+    builder.build(table).unwrap()
+}
+
+/// Runs all events through a fresh engine per iteration.
+fn measure(
+    c: &mut Criterion<ProcessorTime>,
+    name: &str,
+    queries: &[Query],
+    limits: &Limits,
+    read: impl Fn(&FieldTable, &[FieldId]) -> Events,
+) {
+    let mut table = FieldTable::sensor();
+    let wanted = engine(queries, &mut table, limits.clone())
+        .needed_fields()
+        .to_vec();
+    let events = read(&table, &wanted);
+    let mut once = engine(queries, &mut table, limits.clone());
+    let mut matches = Vec::new();
+    let mut most = 0;
+    for event in &events {
+        once.process(event, &mut matches);
+        most = most.max(once.counters().iter().map(|c| c.partials).sum());
+    }
+    eprintln!(
+        "{name}: {} events, {} matches, at most {most} partials",
+        events.len(),
+        matches.len()
+    );
+    drop(once);
+    let mut group = c.benchmark_group("engine");
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(3))
+        .warm_up_time(Duration::from_millis(500));
+    group.throughput(Throughput::Elements(events.len() as u64));
+    group.bench_function(name, |b| {
+        b.iter_batched(
+            || (engine(queries, &mut table, limits.clone()), Vec::new()),
+            |(mut engine, mut matches)| {
+                for event in &events {
+                    engine.process(event, &mut matches);
+                }
+                black_box((engine, matches))
+            },
+            BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+/// (a) the founding rule, also with ten times the pending sequences.
+fn founding(c: &mut Criterion<ProcessorTime>) {
+    for eps in [200, 2000] {
+        if let Some(path) = stream(eps) {
+            let name = format!("founding/{eps}_per_s");
+            measure(
+                c,
+                &name,
+                &[compiled(FOUNDING)],
+                &Limits::default(),
+                |t, w| events(&path, t, w),
+            );
+        }
+    }
+}
+
+fn folders(path: &Path, found: &mut Vec<PathBuf>) {
+    found.push(path.to_owned());
+    for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            folders(&entry.path(), found);
+        }
+    }
+}
+
+/// Public rules for this system, the founding rule first.
+fn corpus() -> Vec<Query> {
+    let mut paths = Vec::new();
+    folders(&shared("rules-corpus"), &mut paths);
+    let mut queries = vec![compiled(FOUNDING)];
+    queries.extend(rule::load(&paths).rules.iter().map(|r| r.query.clone()));
+    queries
+}
+
+/// (b) public rules over the same stream, by their number.
+fn rules(c: &mut Criterion<ProcessorTime>) {
+    let (Some(path), all) = (stream(200), corpus()) else {
+        return;
+    };
+    if all.len() < 100 {
+        eprintln!("SKIPPED: no public rules beside the checkout");
+        return;
+    }
+    for count in [1, 10, 100, all.len()] {
+        let name = format!("rules/{count}");
+        measure(c, &name, &all[..count], &Limits::default(), |t, w| {
+            events(&path, t, w)
+        });
+    }
+}
+
+/// (c) worst cases.
+fn worst(c: &mut Criterion<ProcessorTime>) {
+    let limits = Limits::default();
+    let line = |i: u64, rest: &str| {
+        format!(
+            r#"{{"@timestamp":{},"event":{{"category":"process","action":"exec"}},{rest}}}"#,
+            1_767_225_600_000 + i
+        )
+    };
+    let pair = compiled(
+        "sequence by user.id with maxspan=10m [process where process.name == \"a\"] [process where process.name == \"b\"]",
+    );
+    let hot = |i: u64| {
+        line(
+            i,
+            &format!(
+                r#""user":{{"id":"1"}},"process":{{"name":"{}"}}"#,
+                if i.is_multiple_of(2) { "a" } else { "b" }
+            ),
+        )
+    };
+    measure(
+        c,
+        "worst/one_hot_key",
+        std::slice::from_ref(&pair),
+        &limits,
+        |t, w| made((0..50_000).map(hot), t, w),
+    );
+    let many = |i: u64| {
+        line(
+            i,
+            &format!(r#""user":{{"id":"{i}"}},"process":{{"name":"a"}}"#),
+        )
+    };
+    measure(
+        c,
+        "worst/unique_keys_at_the_bound",
+        &[pair],
+        &limits,
+        |t, w| made((0..200_000).map(many), t, w),
+    );
+    let runs = compiled(
+        "sequence by user.id with maxspan=10m [process where process.name == \"a\"] with runs=60 [process where process.name == \"b\"]",
+    );
+    let hot = |i: u64| line(i, r#""user":{"id":"1"},"process":{"name":"a"}"#);
+    measure(c, "worst/runs_60", &[runs], &limits, |t, w| {
+        made((0..50_000).map(hot), t, w)
+    });
+    let patterns: Vec<String> = (0..400)
+        .map(|i| format!("\"*pattern {i} of*many{i}*\""))
+        .collect();
+    let patterns = compiled(&format!(
+        "process where process.command_line like~ ({})",
+        patterns.join(",")
+    ));
+    let long = |i: u64| {
+        line(
+            i,
+            &format!(
+                r#""process":{{"command_line":"{}"}}"#,
+                "Pattern 12 of manx 77 ".repeat(32 * 1024 / 22)
+            ),
+        )
+    };
+    measure(
+        c,
+        "worst/400_patterns_over_32_KiB",
+        &[patterns],
+        &limits,
+        |t, w| made((0..1000).map(long), t, w),
+    );
+    let arrays = compiled(
+        "sequence by process.args with maxspan=10m [process where process.name == \"a\"] [process where process.name == \"b\"]",
+    );
+    let args: Vec<String> = (0..256).map(|i| format!("\"argument {i}\"")).collect();
+    let wide = |i: u64| {
+        line(
+            i,
+            &format!(r#""process":{{"name":"a","args":[{}]}}"#, args.join(",")),
+        )
+    };
+    measure(c, "worst/256_args_as_keys", &[arrays], &limits, |t, w| {
+        made((0..5000).map(wide), t, w)
+    });
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().with_measurement(ProcessorTime);
+    targets = founding, rules, worst
+}
+criterion_main!(benches);
