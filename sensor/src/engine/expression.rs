@@ -199,7 +199,9 @@ impl Expression {
                 );
                 truth(scalar::compare(*op, &a, &b))
             }
-            Node::IsNull(value) => Scalar::Bool(self.evaluate(value, context, frame).is_null()),
+            Node::IsNull(value) => Scalar::Bool(
+                self.evaluate(value, context, frame).is_null() && !self.is_object(value, context),
+            ),
             Node::Like {
                 value,
                 patterns,
@@ -270,6 +272,13 @@ impl Expression {
         let value = self.evaluate(value, context, frame);
         let list = list.iter().map(|e| self.evaluate(e, context, frame));
         truth(scalar::within(&value, list, fold))
+    }
+
+    /// Whether a field has something below it: no value, but not null either.
+    fn is_object<E: Fields>(&self, node: &Node, context: &Context<'_, E>) -> bool {
+        let Node::Field(i) = node else { return false };
+        let values = self.fields.get(*i);
+        values.is_some_and(|f| matches!(context.values(f.slot, f.step), Values::Object))
     }
 
     /// `and` and `or` inside a leaf: `decisive` decides at once, otherwise null infects.

@@ -233,7 +233,7 @@ impl Seen {
     }
 }
 
-/// Nulls last, then by value; equal keys stay in order.
+/// Nulls first, then by value; equal keys stay in order.
 fn sorted<E: Fields>(
     all: Vec<Match<E>>,
     keys: &[Expression],
@@ -253,12 +253,13 @@ fn compare_keys(a: &[Scalar<'_>], b: &[Scalar<'_>]) -> Ordering {
         .zip(b)
         .map(|(a, b)| match (a.is_null(), b.is_null()) {
             (false, false) => scalar::order(a, b).unwrap_or_else(|| a.text().cmp(&b.text())),
-            (a, b) => a.cmp(&b),
+            (a, b) => b.cmp(&a),
         });
     orders.fold(Ordering::Equal, Ordering::then)
 }
 
-/// The first match of every key, rarest first. `bare`: without events, the keys being the counted values and the count.
+/// The first match of every key, in the order the keys came. `bare`: without events, the keys being the counted values and
+/// the count, rarest first.
 fn counted<E: Fields>(
     all: Vec<Match<E>>,
     keys: &[Expression],
@@ -277,7 +278,9 @@ fn counted<E: Fields>(
             }
         }
     }
-    groups.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| compare_keys(&a.1, &b.1)));
+    if bare {
+        groups.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| compare_keys(&a.1, &b.1)));
+    }
     groups
         .into_iter()
         .map(|(count, key, mut found)| {

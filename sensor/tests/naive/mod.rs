@@ -482,8 +482,8 @@ fn pipe(pipe: &Pipe, found: Vec<Found>) -> Vec<Found> {
                 let pairs = values(a).into_iter().zip(values(b));
                 let mut orders = pairs.map(|(a, b)| match (&a, &b) {
                     (Val::Null, Val::Null) => std::cmp::Ordering::Equal,
-                    (Val::Null, _) => std::cmp::Ordering::Greater,
-                    (_, Val::Null) => std::cmp::Ordering::Less,
+                    (Val::Null, _) => std::cmp::Ordering::Less,
+                    (_, Val::Null) => std::cmp::Ordering::Greater,
                     _ => value::order(&a, &b).unwrap_or(std::cmp::Ordering::Equal),
                 });
                 orders
@@ -492,7 +492,41 @@ fn pipe(pipe: &Pipe, found: Vec<Found>) -> Vec<Found> {
             });
             found
         }
-        Pipe::UniqueCount(_) | Pipe::Count(_) => panic!("counts are no matches"),
+        // The first match of each key, in the order the keys came.
+        Pipe::UniqueCount(exprs) => self::pipe(&Pipe::Unique(exprs.clone()), found),
+        Pipe::Count(exprs) => {
+            let keys: Vec<Vec<Val>> = found.iter().map(|m| pipe_key(exprs, m)).collect();
+            let mut rows: Vec<(usize, &Found)> = Vec::new();
+            for (n, m) in found.iter().enumerate() {
+                if !keys[..n].contains(&keys[n]) {
+                    rows.push((keys.iter().filter(|k| **k == keys[n]).count(), m));
+                }
+            }
+            // Rarest first; the naive matcher knows of no order among equally rare values but null and text.
+            rows.sort_by_key(|(count, m)| (*count, format!("{:?}", pipe_values(exprs, m))));
+            rows.into_iter()
+                .map(|(count, m)| counted(pipe_values(exprs, m), count))
+                .collect()
+        }
+    }
+}
+
+/// A count as a match without events: the values counted, and how many there were.
+fn counted(values: Vec<Val>, count: usize) -> Found {
+    let owned = |value: Val| match value {
+        Val::Null | Val::Object => None,
+        Val::Bool(b) => Some(OwnedValue::Bool(b)),
+        Val::Int(i) => Some(OwnedValue::Int(i)),
+        Val::Float(f) => Some(OwnedValue::Float(f)),
+        Val::Ip(ip) => Some(OwnedValue::Ip(ip)),
+        Val::Date(ns) => Some(OwnedValue::Date(ns)),
+        Val::Str(s) | Val::Version(s) => Some(OwnedValue::Str(s.into())),
+    };
+    let count = OwnedValue::Int(i64::try_from(count).expect("few"));
+    let keys = values.into_iter().map(owned).chain([Some(count)]).collect();
+    Found {
+        keys,
+        events: Vec::new(),
     }
 }
 

@@ -335,7 +335,7 @@ fn condition(rng: &mut Rng, scope: &Scope<'_>, depth: usize, eager: bool) -> Con
             let relation = rng.pick(&["descendant", "child", "event"]);
             let inner = condition(rng, &Scope { aliases: &[] }, 0, eager);
             let filter = Filter {
-                category: "process",
+                category: category(rng),
                 condition: inner,
             };
             Condition::Lineage(relation, Box::new(filter))
@@ -726,7 +726,6 @@ fn simpler_step(step: &Step) -> Vec<Step> {
 
 fn simpler_filter(filter: &Filter) -> impl Iterator<Item = Filter> {
     let mut all = Vec::new();
-    // The inner query of lineage must be about processes: the shorter form is refused there and not taken.
     if filter.category != "any" {
         all.push(Filter {
             category: "any",

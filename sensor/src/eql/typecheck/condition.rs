@@ -112,21 +112,6 @@ impl Checker<'_> {
     }
 
     fn lineage(&mut self, tree: &ast::Lineage, span: Span) -> Condition {
-        if tree
-            .event
-            .category
-            .as_deref()
-            .is_some_and(|c| c != "process")
-        {
-            let span = tree.event.span;
-            let help = "write `[process where ..]`";
-            self.error(
-                Kind::OperandType,
-                span,
-                "lineage is a relation between processes",
-                help,
-            );
-        }
         let scope = std::mem::replace(&mut self.scope, Scope::Event);
         let filter = Box::new(self.filter(&tree.event));
         self.scope = scope;
