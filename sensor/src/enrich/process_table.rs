@@ -215,10 +215,13 @@ impl ProcessTable {
         if self.entries.len() < self.limits.processes_max.max(1) {
             return;
         }
-        if let Some((_, key)) = self.exited.pop_front() {
-            self.remove(key);
-            self.evicted += 1;
-            return;
+        while let Some((_, key)) = self.exited.pop_front() {
+            // A key may stand here twice, or for a process that took the place of the ended one.
+            if self.entries.get(&key).is_some_and(|entry| entry.exited) {
+                self.remove(key);
+                self.evicted += 1;
+                return;
+            }
         }
         let mut by_age: Vec<(u64, Key)> =
             self.entries.iter().map(|(k, e)| (e.seen_ns, *k)).collect();

@@ -407,6 +407,22 @@ fn the_table_keeps_its_bound() {
 }
 
 #[test]
+fn an_end_told_twice_does_not_loosen_the_bound() {
+    let limits = TableLimits {
+        processes_max: 3,
+        ..TableLimits::default()
+    };
+    let mut table = enricher(limits);
+    // Two processes of one pid within one tick share a key; both end.
+    table.feed_exit(1, (1, 1), 0);
+    table.feed_exit(2, (1, 2), 0);
+    for pid in 2..10 {
+        table.feed_creation(3, (pid, 1), b"/x");
+        assert!(table.counters().processes <= 3, "at pid {pid}");
+    }
+}
+
+#[test]
 fn a_chain_of_forks_keeps_no_chain_of_processes() {
     let mut table = enricher(TableLimits::default());
     let mut parent: Key = (1, SECOND);
