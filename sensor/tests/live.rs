@@ -16,6 +16,8 @@ mod actions;
 mod chain;
 #[path = "live/daemon.rs"]
 mod daemon;
+#[path = "live/journal.rs"]
+mod journal;
 #[path = "live/loss.rs"]
 mod loss;
 #[path = "live/processes.rs"]

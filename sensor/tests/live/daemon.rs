@@ -70,6 +70,13 @@ impl Daemon {
     }
 
     fn start(scope: &Scope, tier: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(BINARY);
+        command.args(arguments);
+        Self::launch(scope, tier, command)
+    }
+
+    /// A command that becomes the daemon and passes further arguments on to it.
+    pub(crate) fn launch(scope: &Scope, tier: &str, mut command: Command) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (output, log) = (folder.path().join("output"), folder.path().join("log"));
         let notify = folder.path().join("notify");
@@ -77,8 +84,7 @@ impl Daemon {
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
             .unwrap();
-        let child = Command::new(BINARY)
-            .args(arguments)
+        let child = command
             .args(["--tier", tier, "--scope"])
             .arg(scope.cgroup())
             .env("NOTIFY_SOCKET", &notify)
