@@ -113,10 +113,10 @@ unknown_field.toml:7:3: error: unknown field `process.comand_line`; did you mean
     Case {
         what: "a query that breaks off, in a string with escapes",
         file: "escapes.toml",
-        bytes: b"[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"eql\"\nquery = \"process where process.name == \\\"a\\\" and and true\"\n",
+        bytes: b"[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"eql\"\nquery = \"process where process.name == \\\"a\\\" and and process.pid > 1\"\n",
         says: "\
 escapes.toml:5:50: error: expected a value or field, found `and`
- 5 | query = \"process where process.name == \\\"a\\\" and and true\"
+ 5 | query = \"process where process.name == \\\"a\\\" and and process.pid > 1\"
    |                                                  ^^^
 ",
     },
