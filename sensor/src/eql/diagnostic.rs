@@ -79,12 +79,27 @@ pub struct Diagnostic {
 impl fmt::Display for Diagnostic {
     /// Severity, message and help, without the position.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.severity, self.message)?;
+        write!(f, "{}: ", self.severity)?;
+        write_line(f, &self.message)?;
         match &self.help {
-            Some(help) => write!(f, "; {help}"),
+            Some(help) => {
+                f.write_str("; ")?;
+                write_line(f, help)
+            }
             None => Ok(()),
         }
     }
+}
+
+/// Writes a text that may quote pieces of the query so that it stays on one line and does nothing to a terminal.
+fn write_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    text.chars().try_for_each(|c| {
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())
+        } else {
+            f.write_char(c)
+        }
+    })
 }
 
 /// Where a query's text starts inside the file that holds it.

@@ -56,8 +56,10 @@ pub(super) fn read(source: &Source) -> Outcome {
     }
     outcome.problems = reader.problems;
     outcome.problems.sort_by_key(|problem| problem.place);
+    // A file with an error counts as that and nothing else.
     if outcome.problems.iter().any(Problem::is_error) {
         outcome.rule = None;
+        outcome.skipped = None;
     }
     outcome
 }
