@@ -332,8 +332,11 @@ fn condition(rng: &mut Rng, scope: &Scope<'_>, depth: usize, eager: bool) -> Con
         7..10 if depth > 0 => Condition::Or(parts(rng)),
         10 | 11 if depth > 0 => Condition::Not(Box::new(condition(rng, scope, depth - 1, eager))),
         12 if depth > 0 => {
-            let relation = rng.pick(&["descendant", "child", "event"]);
-            let inner = condition(rng, &Scope { aliases: &[] }, 0, eager);
+            let relation = rng.pick(&["descendant", "descendant", "child", "event"]);
+            let inner = match rng.below(3) {
+                0 => Condition::Leaf(format!("s == {}", rng.pick(&["\"a\"", "\"b\""]))),
+                _ => condition(rng, &Scope { aliases: &[] }, 0, eager),
+            };
             let filter = Filter {
                 category: category(rng),
                 condition: inner,
@@ -554,13 +557,16 @@ pub(crate) fn events(rng: &mut Rng) -> Vec<Source> {
                     rng.pick(&["1.9.0", "1.10.0", "1.10.0-rc1", "bad"]).into(),
                 );
             }
-            if rng.chance(60) {
-                let process = rng.below(4);
+            if rng.chance(85) {
+                // Mostly a line of descent, each process a child of the one before it, known a little later.
+                let process = rng.below((id / 2 + 1).min(5));
+                let parent = if rng.chance(15) {
+                    rng.below(5)
+                } else {
+                    process.saturating_sub(1)
+                };
                 put("process.entity_id", json!(process.to_string()));
-                put(
-                    "process.parent.entity_id",
-                    json!(rng.below(process + 1).saturating_sub(1).to_string()),
-                );
+                put("process.parent.entity_id", json!(parent.to_string()));
             }
             Source {
                 id: id as i64,
