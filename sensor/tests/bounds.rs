@@ -1,7 +1,8 @@
-//! What the engine holds when somebody tries to make it hold too much.
+//! What the engine takes and holds of memory, also when somebody tries to make it hold too much.
 //!
-//! In: streams in which nothing ever completes. Out: memory, partial matches and evictions, which must stay at their bounds
-//! and be counted for the rule concerned, while what is still held completes as ever. Memory is what the allocator gave out.
+//! In: streams in which nothing matches, or nothing ever completes. Out: memory, partial matches and evictions, which must
+//! stay at their bounds and be counted for the rule concerned, while what is still held completes as ever; an event that no
+//! rule wants takes none. Memory is what the allocator gave out.
 
 #![allow(
     clippy::expect_used,
@@ -13,6 +14,8 @@ mod stream;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,11 +25,12 @@ use sensor::event::FieldTable;
 use serde_json::{Value as Json, json};
 use stream::{Numbered, Source};
 
-/// Counts the bytes the current thread holds.
+/// Counts the bytes the current thread holds, and how often it asked for some.
 struct Counting;
 
 thread_local! {
     static HELD: Cell<isize> = const { Cell::new(0) };
+    static ASKED: Cell<u64> = const { Cell::new(0) };
 }
 
 fn hold(bytes: isize) {
@@ -38,6 +42,7 @@ fn hold(bytes: isize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         hold(layout.size().cast_signed());
+        _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
         // SAFETY: the caller's promises about `layout` are those `System` asks for.
         unsafe { System.alloc(layout) }
     }
@@ -54,6 +59,10 @@ static ALLOCATOR: Counting = Counting;
 
 fn held() -> isize {
     HELD.with(Cell::get)
+}
+
+fn asked() -> u64 {
+    ASKED.with(Cell::get)
 }
 
 type Event = Arc<Numbered>;
@@ -301,4 +310,121 @@ fn what_is_replaced_or_closed_is_no_eviction() {
         (10, 9, 1)
     );
     assert_eq!((counters.evicted, counters.partials), (0, 0));
+}
+
+/// Every kind of test and every form of query, none of which the quiet events satisfy. Only what builds a new text, as `concat`
+/// does, has to ask for memory.
+const QUERIES: &[&str] = &[
+    r#"process where process.name == "gcc" and process.args : ("*-o", "*.c")"#,
+    r#"process where process.name in ("a", "b", "c") or process.name like~ ("ld*", "*cc")"#,
+    r#"process where process.command_line regex "curl .*\\|.*sh" and not user.id == "0""#,
+    r#"process where length(process.command_line) > 4000 or process.args == user.id"#,
+    r#"process where startsWith~(process.executable, "/TMP/") or endsWith(process.executable, ".sh")"#,
+    r#"process where stringContains(process.command_line, "LD_PRELOAD=") and process.pid > 100"#,
+    r#"any where cidrMatch(destination.ip, "203.0.113.0/24", "2001:db8::/32")"#,
+    r#"any where destination.port > 60000 and destination.port < 60010"#,
+    r#"process where process.parent.name == null and process.entity_id == "never""#,
+    r#"process where process.pid % 7 == 9 or indexOf(process.name, "!") > 3"#,
+    r#"process where descendant of [process where process.name == "sshd-never"]"#,
+    r#"sequence by process.entity_id with maxspan=1m [process where process.name == "never"] [any where true]"#,
+    r#"sequence with maxspan=1m [file where true] as e0 [process where process.name == e0.file.name]"#,
+    r#"sequence by user.id with maxspan=1m ![process where process.name == "y"] [file where true] [any where true]"#,
+    r#"sample by user.id [file where true] [file where true]"#,
+    r#"file where file.path : "/etc/*" | unique file.path"#,
+];
+
+fn quiet_events() -> Vec<Source> {
+    let event = |id: i64| {
+        let name = ["ls", "bash", "systemd-journald"][usize::try_from(id % 3).expect("small")];
+        let fields = json!({
+            "event.category": if id % 5 == 0 { "network" } else { "process" },
+            "event.type": ["start"],
+            "process.name": name,
+            "process.executable": "/usr/bin/ls",
+            "process.args": ["ls", "-l", format!("/home/user/{id}")],
+            "process.command_line": format!("ls -l --color=auto /home/user/{id} {}", "x".repeat(300)),
+            "process.pid": 1000 + id,
+            "process.entity_id": format!("p{}", id % 50),
+            "process.parent.name": "bash",
+            "process.parent.entity_id": "p0",
+            "destination.ip": "192.168.1.7",
+            "destination.port": 443,
+            "user.id": "1000",
+        });
+        let Json::Object(fields) = fields else {
+            panic!("an object");
+        };
+        Source {
+            id,
+            time_ns: id * 1_000_000,
+            fields,
+        }
+    };
+    (0..400).map(event).collect()
+}
+
+/// Allocations for 300 events that match nothing.
+fn taken_by_quiet_events(queries: &[&str]) -> u64 {
+    let mut run = Run::new(Limits::default(), queries);
+    let events = stream::number(&quiet_events(), &run.table);
+    let (first, rest) = events.split_at(100);
+    // Scratch space grows to its size, and lineage meets every process once.
+    for event in first {
+        run.engine.process(event, &mut run.matches);
+    }
+    let before = asked();
+    for event in rest {
+        run.engine.process(event, &mut run.matches);
+    }
+    let taken = asked() - before;
+    assert_eq!(run.matches.len(), 0, "the events are quiet");
+    taken
+}
+
+#[test]
+fn an_event_that_matches_nothing_allocates_nothing() {
+    assert_eq!(taken_by_quiet_events(QUERIES), 0);
+    for query in QUERIES {
+        assert_eq!(taken_by_quiet_events(&[query]), 0, "{query}");
+    }
+}
+
+#[test]
+fn an_event_that_no_public_rule_wants_allocates_nothing() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/rules-corpus");
+    let mut queries = Vec::new();
+    collect(&folder, &mut queries);
+    if queries.is_empty() {
+        let said = format!(
+            "SKIPPED: allocations with public rules: no folder {}",
+            folder.display()
+        );
+        _ = writeln!(std::io::stderr(), "{said}");
+        return;
+    }
+    let queries: Vec<&str> = queries.iter().map(String::as_str).collect();
+    assert_eq!(
+        taken_by_quiet_events(&queries),
+        0,
+        "with {} rules",
+        queries.len()
+    );
+}
+
+/// The EQL queries of all rule files below a folder.
+fn collect(folder: &Path, queries: &mut Vec<String>) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, queries);
+        } else if path.extension().is_some_and(|e| e == "toml") {
+            let text = std::fs::read_to_string(&path).expect("a readable file");
+            let file: toml::Table = text.parse().expect("a rule is TOML");
+            let text_of = |key: &str| file.get("rule")?.get(key)?.as_str();
+            let is_eql = |key: &str| text_of(key).is_none_or(|value| value == "eql");
+            if is_eql("type") && is_eql("language") {
+                queries.extend(text_of("query").map(str::to_owned));
+            }
+        }
+    }
 }
