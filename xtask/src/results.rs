@@ -123,6 +123,8 @@ pub(crate) fn run(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
 
     #[test]
@@ -154,12 +156,23 @@ mod tests {
         let root = std::env::temp_dir().join(format!("xtask-limit-{}", std::process::id()));
         let mut command = Command::new("sh");
         command.args(["-c", "sleep 600 & echo $!; wait"]);
-        let (tally, text) = run(&root, "slow", &command, Duration::from_millis(300)).unwrap();
+        let (tally, text) = run(&root, "slow", &command, Duration::from_secs(2)).unwrap();
         assert_eq!(tally.failed, 1, "{text}");
-        let pid = text.lines().next().unwrap();
+        let pid: u32 = text.lines().next().unwrap().parse().unwrap();
         // A killed process may stay as a zombie until init collects it; it has no command line any more.
-        let command_line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        assert!(command_line.is_empty(), "process {pid} is still there");
+        let is_gone = || {
+            fs::read(format!("/proc/{pid}/cmdline"))
+                .unwrap_or_default()
+                .is_empty()
+        };
+        let since = Instant::now();
+        while !is_gone() {
+            assert!(
+                since.elapsed() < Duration::from_secs(10),
+                "process {pid} is still there"
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
         fs::remove_dir_all(&root).unwrap();
     }
 }
