@@ -50,6 +50,11 @@ impl History {
         self.clocks.push((self.events.len(), now_ns));
     }
 
+    /// Order of events: time, then arrival. One that came late has a smaller ordinal than some before it.
+    fn ordinal(&self, at: usize) -> (i64, usize) {
+        (self.events[at].time_ns, at)
+    }
+
     /// When the clock first passes a time: just before that event is looked at, `None` if never.
     fn passes(&self, deadline_ns: i64) -> Option<usize> {
         let events = self
@@ -270,31 +275,43 @@ fn sequence(sequence: &Sequence, history: &History, ended: bool) -> Vec<Found> {
                 let slot = slots.entry((texts(&key), *before)).or_default();
                 slot.retain(|p| {
                     let bound = p.bound(shape.steps, history);
-                    !evaluate::filter(&step.filter, place(history, at, &bound))
+                    history.ordinal(p.last()) >= history.ordinal(at)
+                        || !evaluate::filter(&step.filter, place(history, at, &bound))
                 });
             }
         }
         for i in (0..shape.stages.len()).rev() {
             let stage = &shape.stages[i];
             for key in keys(&stage.step.keys, event) {
-                let mut partial = if i == 0 {
+                let partial = if i == 0 {
                     if !evaluate::filter(&stage.step.filter, place(history, at, &[])) {
                         continue;
                     }
-                    Partial { events: Vec::new() }
+                    Some(Partial { events: Vec::new() })
                 } else {
                     let slot = slots.entry((texts(&key), i - 1)).or_default();
-                    // What is too old for this event is too old for every later one.
-                    slot.retain(|p| span_ns.is_none_or(|d| time(at) - time(p.first()) <= d));
                     let advances = |p: &Partial| {
                         let bound = p.bound(shape.steps, history);
-                        p.last() < at
+                        history.ordinal(p.last()) < history.ordinal(at)
                             && evaluate::filter(&stage.step.filter, place(history, at, &bound))
                     };
-                    match slot.iter().rposition(advances) {
-                        Some(newest) => slot.remove(newest),
-                        None => continue,
+                    let in_time =
+                        |p: &Partial| span_ns.is_none_or(|d| time(at) - time(p.first()) <= d);
+                    loop {
+                        match slot.iter().rposition(advances) {
+                            Some(newest) => {
+                                let partial = slot.remove(newest);
+                                // One that is too old is gone; of several the next newest has its chance.
+                                if in_time(&partial) {
+                                    break Some(partial);
+                                }
+                            }
+                            None => break None,
+                        }
                     }
+                };
+                let Some(mut partial) = partial else {
+                    continue;
                 };
                 partial.events.push((at, stage.index));
                 if i == shape.stages.len() - 1 {
