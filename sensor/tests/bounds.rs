@@ -428,3 +428,30 @@ fn collect(folder: &Path, queries: &mut Vec<String>) {
         }
     }
 }
+
+#[test]
+fn long_lists_find_what_is_in_them() {
+    let quoted = |prefix: &str, suffix: &str, n: usize| {
+        let one = |i| format!("\"{prefix}{i}{suffix}\"");
+        (0..n).map(one).collect::<Vec<_>>().join(", ")
+    };
+    let exact = format!("any where s in ({})", quoted("value ", "", 50_000));
+    let folded = format!("any where s in~ ({})", quoted("Value ", "", 50_000));
+    let patterns = format!("any where s like~ ({})", quoted("*part ", " end*", 5_000));
+    let mut run = Run::new(Limits::default(), &[&exact, &folded, &patterns]);
+    for s in [
+        "value 49999",
+        "VALUE 7",
+        "value 50000",
+        "x Part 4999 END",
+        "part 5000 end",
+    ] {
+        run.event(1, json!({"s": s}));
+    }
+    let found: Vec<(usize, i64)> = run
+        .matches
+        .iter()
+        .map(|m| (m.rule, m.events[0].id))
+        .collect();
+    assert_eq!(found, [(0, 1), (1, 1), (1, 2), (2, 4)]);
+}
