@@ -430,6 +430,8 @@ impl<E: Fields + Clone> Engine<E> {
                 sequence.process(inner, &mut turn, mask, until, &mut self.found);
             }
             (PlanForm::Sample(sample), FormState::Sample(inner)) => {
+                // As for sequences, so that what a late event finds does not hang on when the rule was last swept.
+                sample.expire(inner, self.now_ns, self.window_ns, turn.counters);
                 sample.process(inner, &mut turn, mask, self.window_ns, &mut self.found);
             }
             _ => {
