@@ -14,6 +14,7 @@ pub mod limits;
 pub mod parser;
 pub mod pattern;
 pub mod query;
+mod regex_fold;
 pub mod scalar;
 pub mod schema;
 pub mod time;

@@ -1,11 +1,11 @@
 //! Wildcard and regular-expression patterns of `:`, `like`, `like~`, `regex` and `regex~`.
 //!
 //! In: a pattern as the query writes it. Out: whether a text matches it as a whole, or the source of an equivalent `regex`
-//! expression. Case folding of wildcards is ASCII only. Matching never allocates and never backtracks exponentially.
+//! expression. Case folding is ASCII only. Matching never allocates and never backtracks exponentially.
 
 use regex::{Regex, RegexBuilder};
 
-use super::limits;
+use super::{limits, regex_fold};
 
 /// Whether the whole `text` matches `pattern`: `*` is any run of characters, `?` exactly one, all else itself.
 pub fn like(pattern: &str, text: &str, fold: bool) -> bool {
@@ -67,12 +67,6 @@ fn char_len(first: u8) -> usize {
 /// Whether a string would act as a pattern under `like`.
 pub fn has_wildcard(text: &str) -> bool {
     memchr::memchr2(b'*', b'?', text.as_bytes()).is_some()
-}
-
-/// The anchored source of a pattern for the `regex` crate: the whole value must match and `.` matches line feeds. Folding
-/// is the builder's `case_insensitive`.
-pub fn anchored(pattern: &str) -> String {
-    format!(r"\A(?s:{})\z", body(pattern))
 }
 
 /// The pattern without one leading `^` and one trailing `$`, rewritten to the dialect of the `regex` crate: `\<` and `\>`
@@ -169,13 +163,21 @@ pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
     }
 }
 
-/// Compiles one pattern anchored at both ends.
+/// Compiles one pattern anchored at both ends. `fold` ignores ASCII case.
 ///
 /// # Errors
 /// What the `regex` crate refuses: syntax, look-around, back-references, or more than `limits::REGEX_PROGRAM_BYTES_MAX`.
 pub fn compile_regex(pattern: &str, fold: bool) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(&anchored(pattern))
-        .case_insensitive(fold)
+    let body = body(pattern);
+    let (body, by_crate) = match fold {
+        false => (body, false),
+        true => match regex_fold::ascii(&body) {
+            Some(folded) => (folded, false),
+            None => (body, true),
+        },
+    };
+    RegexBuilder::new(&format!(r"\A(?s:{body})\z"))
+        .case_insensitive(by_crate)
         .size_limit(limits::REGEX_PROGRAM_BYTES_MAX)
         .build()
 }
@@ -230,6 +232,8 @@ mod tests {
         ] {
             assert_eq!(body(pattern), expected);
         }
+        let kelvin = compile_regex("k", true).unwrap();
+        assert!(kelvin.is_match("K") && !kelvin.is_match("\u{212a}"));
         let re = compile_regex("^a.c|x$", true).unwrap();
         assert!(re.is_match("A\nC") && re.is_match("X") && !re.is_match("xx"));
     }

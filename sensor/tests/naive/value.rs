@@ -248,6 +248,13 @@ pub(crate) fn regex(pattern: &str, text: &str, fold: bool) -> bool {
         Some(rest) if !rest.ends_with('\\') => rest,
         _ => pattern,
     };
+    // Only ASCII folds: everything else becomes a private character, which has no case.
+    let private = |c: char| match u32::from(c) {
+        code @ 0x80..=0xffff if fold => char::from_u32(0xf_0000 + code).unwrap_or(c),
+        _ => c,
+    };
+    let pattern: String = pattern.chars().map(private).collect();
+    let text: String = text.chars().map(private).collect();
     let flags = if fold { "(?i)" } else { "" };
     let whole = format!(r"{flags}\A(?s:{pattern})\z");
     COMPILED.with_borrow_mut(|compiled| {
@@ -255,7 +262,7 @@ pub(crate) fn regex(pattern: &str, text: &str, fold: bool) -> bool {
         compiled
             .entry(whole.clone())
             .or_insert_with(compile)
-            .is_match(text)
+            .is_match(&text)
     })
 }
 
