@@ -11,6 +11,8 @@ use std::io::{self, BufRead};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::event::{Evidence, FieldId, FieldTable, FieldType, Fields, OwnedValue, Value, Values};
 
 use scan::{Scan, ScanError, Str};
@@ -27,11 +29,52 @@ pub struct FlatEvent {
     time_ns: i64,
     tiebreaker: Option<OwnedValue>,
     columns: Arc<[u16]>,
+    present: Present,
+    /// One per present column, in column order.
     slots: Box<[Slot]>,
     /// Strings of fields with several.
     pieces: Box<[(u32, u32)]>,
     /// Values of fields with several of mixed kinds, and addresses.
     list: Box<[OwnedValue]>,
+}
+
+/// Which columns an event has: rules together name far more fields than any one event carries.
+#[derive(Debug)]
+struct Present {
+    words: SmallVec<[u64; 3]>,
+}
+
+impl Present {
+    fn new(columns: usize) -> Self {
+        Self {
+            words: smallvec::smallvec![0; columns.div_ceil(64)],
+        }
+    }
+
+    fn insert(&mut self, column: u16) {
+        if let Some(word) = self.words.get_mut(usize::from(column) / 64) {
+            *word |= 1 << (column % 64);
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.words.iter().map(|w| w.count_ones() as usize).sum()
+    }
+
+    /// Position of a column's slot, if it has one.
+    #[inline]
+    fn rank(&self, column: u16) -> Option<usize> {
+        let at = usize::from(column) / 64;
+        let bit = 1u64 << (column % 64);
+        let word = self.words.get(at).filter(|w| **w & bit != 0)?;
+        let before = self
+            .words
+            .iter()
+            .take(at)
+            .map(|w| w.count_ones())
+            .sum::<u32>();
+        Some((before + (word & (bit - 1)).count_ones()) as usize)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +128,10 @@ impl Fields for FlatEvent {
         let Some(column) = self.columns.get(usize::from(field.0)) else {
             return Values::Missing;
         };
-        match self.slots.get(usize::from(*column)) {
+        let Some(at) = self.present.rank(*column) else {
+            return Values::Missing;
+        };
+        match self.slots.get(at) {
             None | Some(Slot::Missing) => Values::Missing,
             Some(Slot::Object) => Values::Object,
             Some(Slot::Str(start, len)) => Values::One(Value::Str(self.text_at(*start, *len))),
@@ -625,16 +671,19 @@ impl Reader {
     /// Gathers what was found into an event.
     fn event(&mut self, line: &str, time_ns: i64) -> FlatEvent {
         let scratch = &mut self.scratch;
+        let mut present = Present::new(self.kinds.len());
         for found in &scratch.found {
+            present.insert(found.column);
             if let Some(column) = scratch.per_column.get_mut(usize::from(found.column)) {
                 column.note(found);
             }
         }
-        let mut slots = vec![Slot::Missing; self.kinds.len()];
+        let mut slots = vec![Slot::Missing; present.len()];
         for found in &scratch.found {
-            let at = usize::from(found.column);
-            let (Some(column), Some(slot)) = (scratch.per_column.get_mut(at), slots.get_mut(at))
-            else {
+            let (Some(column), Some(slot)) = (
+                scratch.per_column.get_mut(usize::from(found.column)),
+                present.rank(found.column).and_then(|at| slots.get_mut(at)),
+            ) else {
                 continue;
             };
             if found.rank != column.rank {
@@ -694,6 +743,7 @@ impl Reader {
             time_ns,
             tiebreaker: scratch.tiebreaker.take(),
             columns: self.columns.clone(),
+            present,
             slots: slots.into(),
             pieces: scratch.pieces.as_slice().into(),
             list: scratch.list.drain(..).collect(),
