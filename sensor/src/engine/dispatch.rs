@@ -5,7 +5,7 @@
 //! Inside a class one bit per filter is struck out for every equality the event does not meet; only what is left runs. A
 //! filter that nothing waits for is not run. Classes are made when first seen, up to a bound.
 
-use hashbrown::HashTable;
+use hashbrown::{HashMap, HashTable};
 
 use crate::event::Fields;
 
@@ -51,6 +51,7 @@ pub(super) struct Dispatch {
     general: Option<Class>,
     signature: Vec<u32>,
     alive: Vec<u64>,
+    met: Vec<u64>,
 }
 
 /// The filters as events of one class need them.
@@ -60,6 +61,9 @@ struct Class {
     signature: Box<[u32]>,
     entries: Vec<Entry>,
     strikes: Vec<Strike>,
+    /// Filters that need a hit among several fields' literals and patterns.
+    covered: Box<[u64]>,
+    covers: Vec<Cover>,
     all: Box<[u64]>,
 }
 
@@ -79,6 +83,24 @@ struct Strike {
     row_of: Box<[u32]>,
     /// Bits of the filters each row's literal satisfies.
     rows: Vec<u64>,
+}
+
+/// Hits in one literal index or pattern group that keep filters in play. A filter with several is struck out when it
+/// gets none.
+#[derive(Debug)]
+struct Cover {
+    source: Source,
+    /// Filters with a hit to get here.
+    concerned: Box<[u64]>,
+    row_of: HashMap<u32, u32>,
+    rows: Vec<u64>,
+}
+
+/// What a cover's hits are: literals of an index, or leaves of a pattern group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Index(u32),
+    Globs(u32),
 }
 
 impl Dispatch {
@@ -106,6 +128,7 @@ impl Dispatch {
             general: None,
             signature: Vec::new(),
             alive: Vec::new(),
+            met: Vec::new(),
         };
         dispatch.general = Some(dispatch.class(leaves, 0, None));
         dispatch
@@ -142,6 +165,21 @@ impl Dispatch {
                 continue;
             }
             strike.apply(leaves, event, scratch, &mut self.alive);
+        }
+        if self
+            .alive
+            .iter()
+            .zip(&class.covered)
+            .any(|(a, c)| a & c != 0)
+        {
+            self.met.clear();
+            self.met.resize(self.alive.len(), 0);
+            for cover in &class.covers {
+                cover.apply(leaves, event, scratch, &self.alive, &mut self.met);
+            }
+            for ((a, c), m) in self.alive.iter_mut().zip(&class.covered).zip(&self.met) {
+                *a &= !c | m;
+            }
         }
         for (word, bits) in self.alive.iter().enumerate() {
             let mut bits = *bits;
@@ -229,8 +267,17 @@ impl Dispatch {
             Test::Lineage(..) => 1,
             Test::Alias(_) => 0,
         };
+        let mut covers: Vec<Cover> = Vec::new();
+        let mut covered = vec![0u64; words];
         for (at, (filter, cond)) in conds.into_iter().enumerate() {
             let rest = require(leaves, &mut strikes, cond, at, words);
+            if let Some((_, hits)) = cover(leaves, &rest)
+                && let Some(word) = covered.get_mut(at / 64)
+            {
+                *word |= 1 << (at % 64);
+                hits.iter()
+                    .for_each(|leaf| add_cover(leaves, &mut covers, *leaf, at, words));
+            }
             entries.push(Entry {
                 filter,
                 program: Program::new(&rest, &cost),
@@ -251,6 +298,8 @@ impl Dispatch {
             signature: signature.unwrap_or_default().into(),
             entries,
             strikes,
+            covered: covered.into(),
+            covers,
             all: all.into(),
         }
     }
@@ -301,6 +350,108 @@ fn require(
         }
     }
     Cond::and(rest)
+}
+
+/// Leaves of which at least one holds where the condition does, and what asking them costs. The cheapest there are; `None`
+/// where some branch has none that a look-up or a pass over a field's patterns, made once for all filters, would answer.
+fn cover(leaves: &Leaves, cond: &Cond) -> Option<(u32, Vec<u32>)> {
+    match cond {
+        Cond::Test(Test::Leaf(leaf)) => match leaves.get(*leaf)? {
+            Leaf::Equal { .. } | Leaf::Glob { .. } => Some((leaves.cost(*leaf), vec![*leaf])),
+            _ => None,
+        },
+        Cond::And(parts) => parts
+            .iter()
+            .filter_map(|p| cover(leaves, p))
+            .min_by_key(|c| c.0),
+        Cond::Or(parts) => parts
+            .iter()
+            .try_fold((0, Vec::new()), |(cost, mut all), part| {
+                let (more, hits) = cover(leaves, part)?;
+                all.extend(hits);
+                Some((cost + more, all))
+            }),
+        Cond::Const(_) | Cond::Test(_) | Cond::Not(_) => None,
+    }
+}
+
+fn add_cover(leaves: &Leaves, covers: &mut Vec<Cover>, leaf: u32, at: usize, words: usize) {
+    let (source, hits) = match leaves.get(leaf) {
+        Some(Leaf::Equal { index, set }) => (Source::Index(*index), set.ids()),
+        Some(Leaf::Glob { group }) => (Source::Globs(*group), vec![leaf]),
+        _ => return,
+    };
+    let known = covers
+        .iter()
+        .position(|c| c.source == source)
+        .unwrap_or_else(|| {
+            let concerned = vec![0; words].into();
+            covers.push(Cover {
+                source,
+                concerned,
+                row_of: HashMap::new(),
+                rows: Vec::new(),
+            });
+            covers.len() - 1
+        });
+    let Some(cover) = covers.get_mut(known) else {
+        return;
+    };
+    let bit = 1u64 << (at % 64);
+    if let Some(word) = cover.concerned.get_mut(at / 64) {
+        *word |= bit;
+    }
+    for hit in hits {
+        let next = u32::try_from(cover.rows.len() / words.max(1)).unwrap_or(NONE);
+        let row = *cover.row_of.entry(hit).or_insert(next);
+        if row == next {
+            cover.rows.resize(cover.rows.len() + words, 0);
+        }
+        if let Some(word) = cover.rows.get_mut(row as usize * words + at / 64) {
+            *word |= bit;
+        }
+    }
+}
+
+impl Cover {
+    /// Notes which filters get a hit here.
+    #[inline]
+    fn apply<E: Fields>(
+        &self,
+        leaves: &Leaves,
+        event: &E,
+        scratch: &mut LeafScratch,
+        alive: &[u64],
+        met: &mut [u64],
+    ) {
+        let open = alive
+            .iter()
+            .zip(met.iter())
+            .zip(&self.concerned)
+            .any(|((a, m), c)| a & c & !m != 0);
+        if !open {
+            return;
+        }
+        let hits = match self.source {
+            Source::Index(index) => leaves
+                .found(index, event, scratch)
+                .map(|found| found.ids.as_slice()),
+            Source::Globs(group) => leaves.glob_hits(group, event, scratch),
+        };
+        let words = met.len();
+        for hit in hits.unwrap_or_default() {
+            let Some(row) = self.row_of.get(hit).map(|row| *row as usize) else {
+                continue;
+            };
+            for (m, bits) in met.iter_mut().zip(
+                self.rows
+                    .get(row * words..(row + 1) * words)
+                    .unwrap_or_default(),
+            ) {
+                *m |= bits;
+            }
+        }
+    }
 }
 
 impl Strike {

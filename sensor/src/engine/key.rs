@@ -58,10 +58,10 @@ pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
             .get(key.slot.0 as usize)
             .map(|f| f.values(event))
             .unwrap_or_default();
-        if values.is_empty() && !key.optional {
+        if values.get(0).is_none() && !key.optional {
             return out;
         }
-        let column = Column::new(values, key.ty, max);
+        let column = Column::new(values, key.ty, hasher, max);
         product = product.saturating_mul(column.len());
         columns.push(column);
     }
@@ -70,11 +70,14 @@ pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
     }
     let mut at: SmallVec<[usize; 4]> = smallvec::smallvec![0; columns.len()];
     for _ in 0..product.min(max) {
-        let tuple: Tuple<'e> = columns.iter().zip(&at).map(|(c, i)| c.get(*i)).collect();
-        out.keys.push(Key {
-            hash: hash_tuple(&tuple, hasher),
-            tuple,
-        });
+        let mut hash = 0;
+        let mut tuple = Tuple::new();
+        for (column, i) in columns.iter().zip(&at) {
+            let (part, value) = column.get(*i);
+            hash = join_hash(hash, part);
+            tuple.push(value);
+        }
+        out.keys.push(Key { hash, tuple });
         for (position, column) in at.iter_mut().zip(&columns).rev() {
             *position += 1;
             if *position < column.len() {
@@ -86,47 +89,39 @@ pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
     out
 }
 
-/// The distinct values one position can take.
-enum Column<'e> {
-    Null,
-    One(Value<'e>),
-    Many(Vec<Value<'e>>),
+/// The distinct values one position can take, each with its hash.
+struct Column<'e> {
+    values: SmallVec<[(u64, Option<Value<'e>>); 8]>,
 }
 
 impl<'e> Column<'e> {
-    fn new(values: Values<'e>, ty: FieldType, max: usize) -> Self {
-        match (values.len(), values.get(0)) {
-            (0, _) | (_, None) => Column::Null,
-            (1, Some(value)) => Column::One(typed(value, ty)),
-            _ => {
-                let mut distinct: Vec<Value<'e>> = Vec::with_capacity(values.len().min(max));
-                for value in values.iter().map(|v| typed(v, ty)) {
-                    if !distinct.iter().any(|known| same(Some(*known), Some(value))) {
-                        distinct.push(value);
-                        // One past the bound is enough to know that something was left out.
-                        if distinct.len() > max {
-                            break;
-                        }
-                    }
+    fn new<S: BuildHasher>(values: Values<'e>, ty: FieldType, hasher: &S, max: usize) -> Self {
+        let mut distinct: SmallVec<[(u64, Option<Value<'e>>); 8]> = SmallVec::new();
+        for value in values.iter().map(|v| typed(v, ty)) {
+            let hash = hash_value(Some(&value), hasher);
+            let known = distinct
+                .iter()
+                .any(|(h, known)| *h == hash && same(*known, Some(value)));
+            if !known {
+                distinct.push((hash, Some(value)));
+                // One past the bound is enough to know that something was left out.
+                if distinct.len() > max {
+                    break;
                 }
-                Column::Many(distinct)
             }
         }
+        if distinct.is_empty() {
+            distinct.push((hash_value(None, hasher), None));
+        }
+        Self { values: distinct }
     }
 
     fn len(&self) -> usize {
-        match self {
-            Column::Null | Column::One(_) => 1,
-            Column::Many(values) => values.len(),
-        }
+        self.values.len()
     }
 
-    fn get(&self, i: usize) -> Option<Value<'e>> {
-        match self {
-            Column::Null => None,
-            Column::One(value) => Some(*value),
-            Column::Many(values) => values.get(i).copied(),
-        }
+    fn get(&self, i: usize) -> (u64, Option<Value<'e>>) {
+        self.values.get(i).copied().unwrap_or_default()
     }
 }
 
@@ -198,21 +193,26 @@ fn own(value: Value<'_>) -> OwnedValue {
 }
 
 pub(super) fn hash_tuple<S: BuildHasher>(tuple: &[Option<Value<'_>>], hasher: &S) -> u64 {
+    tuple.iter().fold(0, |hash, value| {
+        join_hash(hash, hash_value(value.as_ref(), hasher))
+    })
+}
+
+/// Parts are seeded hashes already, so mixing them needs no more secrecy.
+fn join_hash(hash: u64, part: u64) -> u64 {
+    (hash.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+fn hash_value<S: BuildHasher>(value: Option<&Value<'_>>, hasher: &S) -> u64 {
     let mut state = hasher.build_hasher();
-    for value in tuple {
-        match value {
-            None => state.write_u8(0),
-            Some(Value::Bool(b)) => state.write_u8(1 + u8::from(*b)),
-            Some(Value::Date(ns)) => {
-                state.write_u8(3);
-                state.write_i64(*ns);
-            }
-            Some(value) => {
-                let text = Text::of(value);
-                state.write(text.as_bytes());
-                state.write_u8(0xFF);
-            }
+    match value {
+        None => state.write_u8(0),
+        Some(Value::Bool(b)) => state.write_u8(1 + u8::from(*b)),
+        Some(Value::Date(ns)) => {
+            state.write_u8(3);
+            state.write_i64(*ns);
         }
+        Some(value) => state.write(Text::of(value).as_bytes()),
     }
     state.finish()
 }

@@ -502,7 +502,16 @@ pub(super) struct LeafScratch {
     /// Per leaf: the stamp it was answered under and the answer.
     memo: Vec<u32>,
     indexes: Vec<Found>,
-    globs: Vec<(u32, GlobScratch)>,
+    globs: Vec<GlobState>,
+}
+
+/// What one pattern group found.
+#[derive(Debug)]
+struct GlobState {
+    stamp: u32,
+    scratch: GlobScratch,
+    /// Leaves with a match, each once.
+    hits: Vec<u32>,
 }
 
 /// Literals the values of one field equal.
@@ -521,7 +530,7 @@ impl LeafScratch {
         if self.stamp == 0 {
             self.memo.fill(0);
             self.indexes.iter_mut().for_each(|f| f.stamp = 0);
-            self.globs.iter_mut().for_each(|g| g.0 = 0);
+            self.globs.iter_mut().for_each(|g| g.stamp = 0);
             self.stamp = 2;
         }
     }
@@ -533,7 +542,15 @@ impl Leaves {
             stamp: 0,
             memo: vec![0; self.leaves.len()],
             indexes: self.indexes.iter().map(|_| Found::default()).collect(),
-            globs: self.globs.iter().map(|g| (0, g.set.scratch())).collect(),
+            globs: self
+                .globs
+                .iter()
+                .map(|g| GlobState {
+                    stamp: 0,
+                    scratch: g.set.scratch(),
+                    hits: Vec::new(),
+                })
+                .collect(),
         }
     }
 
@@ -653,22 +670,39 @@ impl Leaves {
             .unwrap_or_default()
     }
 
+    /// The leaves of a pattern group that hold.
+    #[inline]
+    pub(super) fn glob_hits<'s, E: Fields>(
+        &self,
+        group: u32,
+        event: &E,
+        scratch: &'s mut LeafScratch,
+    ) -> Option<&'s [u32]> {
+        self.run_globs(group, event, scratch);
+        scratch.globs.get(group as usize).map(|g| g.hits.as_slice())
+    }
+
     /// Answers every pattern leaf of one group at once.
     fn run_globs<E: Fields>(&self, group: u32, event: &E, scratch: &mut LeafScratch) {
-        let (Some(group), Some((stamp, glob_scratch))) = (
+        let (Some(group), Some(state)) = (
             self.globs.get(group as usize),
             scratch.globs.get_mut(group as usize),
         ) else {
             return;
         };
-        if *stamp == scratch.stamp {
+        if state.stamp == scratch.stamp {
             return;
         }
-        *stamp = scratch.stamp;
+        state.stamp = scratch.stamp;
+        state.hits.clear();
         let (memo, answer) = (&mut scratch.memo, scratch.stamp | 1);
+        let (hits, glob_scratch) = (&mut state.hits, &mut state.scratch);
         let mut hit = |leaf: u32| {
-            if let Some(memo) = memo.get_mut(leaf as usize) {
+            if let Some(memo) = memo.get_mut(leaf as usize)
+                && *memo != answer
+            {
                 *memo = answer;
+                hits.push(leaf);
             }
         };
         for value in self.values(group.slot, event).iter() {
