@@ -73,6 +73,8 @@ pub(super) struct Plan {
     pub(super) rule: usize,
     pub(super) form: PlanForm,
     pub(super) pipes: Vec<PipePlan>,
+    /// Tells whether a saved state belongs to this very query.
+    pub(super) fingerprint: u64,
 }
 
 #[derive(Debug)]
@@ -90,6 +92,8 @@ pub(super) struct Compiler {
     by_cond: HashMap<Box<str>, usize>,
     pub(super) plans: Vec<Plan>,
     marks: HashMap<Box<str>, Mark>,
+    /// Per mark, what tells its inner query from others in every rule set.
+    pub(super) mark_names: Vec<u64>,
     pub(super) category: Box<str>,
 }
 
@@ -101,6 +105,7 @@ impl Compiler {
             by_cond: HashMap::new(),
             plans: Vec::new(),
             marks: HashMap::new(),
+            mark_names: Vec::new(),
             category: category.into(),
         }
     }
@@ -137,7 +142,13 @@ impl Compiler {
         for (cond, consumer) in consumers {
             self.register(cond, consumer);
         }
-        self.plans.push(Plan { rule, form, pipes });
+        let fingerprint = fingerprint(query);
+        self.plans.push(Plan {
+            rule,
+            form,
+            pipes,
+            fingerprint,
+        });
         Ok(())
     }
 
@@ -290,13 +301,13 @@ impl Compiler {
             Condition::Leaf(leaf) => self.leaves.leaf(&leaf.expr)?,
             Condition::Lineage(lineage) => {
                 let inner = self.filter(&lineage.filter)?;
-                let mark = self.mark(inner)?;
+                let mark = self.mark(inner, fingerprint(&lineage.filter))?;
                 Cond::Test(Test::Lineage(mark, relation_code(lineage.relation)))
             }
         })
     }
 
-    fn mark(&mut self, cond: Cond) -> Result<Mark, CompileError> {
+    fn mark(&mut self, cond: Cond, name: u64) -> Result<Mark, CompileError> {
         let key = format!("{cond:?}");
         if let Some(mark) = self.marks.get(key.as_str()) {
             return Ok(*mark);
@@ -306,6 +317,7 @@ impl Compiler {
         }
         let mark = Mark(u8::try_from(self.marks.len()).unwrap_or(0));
         self.marks.insert(key.into(), mark);
+        self.mark_names.push(name);
         self.register(cond, Consumer::Mark(mark));
         Ok(mark)
     }
@@ -321,6 +333,25 @@ fn too_many_steps(steps: usize) -> Result<(), CompileError> {
     } else {
         Ok(())
     }
+}
+
+/// Hash of a query as it was typed, wherever it stands in its file; the same in every process.
+fn fingerprint(query: &impl std::fmt::Debug) -> u64 {
+    let text = format!("{query:?}");
+    let mut hash = 0xCBF2_9CE4_8422_2325;
+    // Each piece after the first begins with the positions of a span, up to its brace.
+    for (i, piece) in text.split("span: Span {").enumerate() {
+        let piece = if i == 0 {
+            piece
+        } else {
+            piece.split_once('}').map_or(piece, |(_, rest)| rest)
+        };
+        // FNV-1a: slow, but only run at load.
+        hash = piece.bytes().fold(hash, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01B3)
+        });
+    }
+    hash
 }
 
 /// The leaves of a pipe's condition, which reads whole matches rather than the event at hand.

@@ -19,10 +19,12 @@ mod pipes;
 mod reorder;
 mod sample;
 mod sequence;
+mod snapshot;
 mod turn;
 
 pub use compile::CompileError;
 pub use reorder::Reorder;
+pub use snapshot::{Restored, Snapshot};
 
 use std::time::Duration;
 
@@ -192,7 +194,7 @@ impl Builder {
             &paths,
             &self.compiler.category,
         );
-        let mut needed: Vec<FieldId> = leaves.fields.iter().map(|f| f.id).collect();
+        let mut needed: Vec<FieldId> = leaves.fields.iter().flat_map(|f| f.ids()).collect();
         needed.sort_unstable();
         needed.dedup();
         let states = self.compiler.plans.iter().map(RuleState::new).collect();
@@ -219,6 +221,7 @@ impl Builder {
             states,
             needed,
             lineage,
+            marks: self.compiler.mark_names,
             processes: Processes::default(),
             limits: self.limits,
             now_ns: i64::MIN,
@@ -251,6 +254,8 @@ pub struct Engine<E> {
     needed: Vec<FieldId>,
     lineage: Option<LineageFields>,
     processes: Processes,
+    /// What names each mark in every rule set.
+    marks: Vec<u64>,
     limits: Limits,
     clocks: Clocks,
     window_ns: i64,

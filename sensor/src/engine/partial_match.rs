@@ -203,6 +203,26 @@ impl<E> Store<E> {
         self.waiting.iter().skip(first).take(count).any(|n| *n > 0)
     }
 
+    /// Places a partial can wait at.
+    pub(super) fn positions(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Every entry with something in it, in no order.
+    pub(super) fn entry_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        (0u32..)
+            .zip(&self.entries)
+            .filter(|(_, e)| e.is_some())
+            .map(|(id, _)| id)
+    }
+
+    /// All partials, oldest first.
+    pub(super) fn by_age(&self) -> impl Iterator<Item = u32> + '_ {
+        std::iter::successors(self.oldest(), |id| {
+            self.get(*id).map(|p| p.newer).filter(|id| *id != NONE)
+        })
+    }
+
     /// Newest partial at a key and position.
     pub(super) fn head(&self, entry: u32, position: usize) -> Option<u32> {
         let head = *self.entry(entry)?.heads.get(position)?;
@@ -217,6 +237,13 @@ impl<E> Store<E> {
 
     /// Adds a partial on top of its key and position, youngest of all.
     pub(super) fn insert(&mut self, entry: u32, position: usize, new: NewPartial<E>) -> u32 {
+        let id = self.insert_unplaced(entry, new);
+        self.push(id, position);
+        id
+    }
+
+    /// Adds a partial that waits nowhere yet, youngest of all.
+    pub(super) fn insert_unplaced(&mut self, entry: u32, new: NewPartial<E>) -> u32 {
         let id = put(
             &mut self.partials,
             &mut self.free_partials,
@@ -227,7 +254,7 @@ impl<E> Store<E> {
                 lead_ns: new.lead_ns,
                 timer: None,
                 entry,
-                position: 0,
+                position: NONE,
                 below: NONE,
                 older: self.newest,
                 newer: NONE,
@@ -242,7 +269,6 @@ impl<E> Store<E> {
         self.newest = id;
         self.live += 1;
         self.hold(entry);
-        self.push(id, position);
         id
     }
 

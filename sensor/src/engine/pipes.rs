@@ -17,6 +17,7 @@ use super::condition::{Program, Test};
 use super::expression::{Context, Expression};
 use super::field::FieldRef;
 use super::leaf::LeafBuilder;
+use super::snapshot::SavedPipe;
 use super::{Match, RuleCounters};
 
 /// A compiled pipe.
@@ -91,6 +92,29 @@ impl<E: Fields + Clone> PipeState<E> {
             })
             .collect();
         Self { stages }
+    }
+
+    /// What outlives the process: how far `head` has come and what `unique` has seen.
+    pub(super) fn save(&self) -> Vec<SavedPipe> {
+        let save = |stage: &Stage<E>| match stage {
+            Stage::Head(passed) => SavedPipe::Head(*passed),
+            Stage::Unique(seen) => SavedPipe::Unique(seen.order.iter().cloned().collect()),
+            Stage::Tail(_) | Stage::Filter | Stage::Held(_) => SavedPipe::Nothing,
+        };
+        self.stages.iter().map(save).collect()
+    }
+
+    pub(super) fn restore(&mut self, saved: Vec<SavedPipe>) {
+        for (stage, saved) in self.stages.iter_mut().zip(saved) {
+            match (stage, saved) {
+                (Stage::Head(passed), SavedPipe::Head(n)) => *passed = n,
+                (Stage::Unique(seen), SavedPipe::Unique(keys)) => {
+                    seen.keys.extend(keys.iter().cloned());
+                    seen.order.extend(keys);
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Sends one match into the pipes from `from` on.

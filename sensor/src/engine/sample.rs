@@ -44,7 +44,7 @@ pub(super) struct Group<E> {
     /// Newest first, per filter; as many as there are filters are enough to find distinct ones.
     pub(super) hits: Vec<VecDeque<(Ordinal, E)>>,
     newest_ns: i64,
-    seen: u64,
+    pub(super) seen: u64,
 }
 
 impl<E> Default for SampleState<E> {
@@ -185,6 +185,23 @@ impl<E> SampleState<E> {
                 .map_or(0, |g| g.hash)
         });
         id
+    }
+
+    /// Adds a key as a snapshot saved it.
+    pub(super) fn restore(&mut self, keys: Box<[Option<OwnedValue>]>, hits: Vec<Vec<(Ordinal, E)>>)
+    where
+        E: Clone,
+    {
+        let hash = {
+            let values = keys.iter().map(|k| k.as_ref().map(OwnedValue::as_value));
+            key::hash_tuple(&values.collect::<key::Tuple<'_>>(), &self.hasher)
+        };
+        let id = self.insert(hash, keys, hits.len());
+        for (filter, events) in hits.into_iter().enumerate() {
+            for (ordinal, event) in events.into_iter().rev() {
+                self.hit(id, filter, ordinal, &event);
+            }
+        }
     }
 
     fn hit(&mut self, id: u32, filter: usize, ordinal: Ordinal, event: &E)
