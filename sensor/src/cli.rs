@@ -49,7 +49,7 @@ pub enum Command {
 
 /// Report every problem in rules and settings, with file, line and column
 ///
-/// A directory is read as rules (its *.toml files, not those below it). A file named eql-sensor.toml is read as settings, any other
+/// A directory is read as rules (its *.toml files and those below it). A file named eql-sensor.toml is read as settings, any other
 /// file as a rule. Without a path the installed rules and settings are checked.
 #[derive(Debug, Args)]
 #[command(

@@ -81,16 +81,16 @@ impl Loaded {
     }
 }
 
-/// Loads rule files and the `*.toml` files of directories, in the order given; files of a directory in order of name.
+/// Loads rule files and the `*.toml` files of directories and of all below them, in the order given; files of a directory in
+/// order of path.
 #[must_use]
 pub fn load(paths: &[PathBuf]) -> Loaded {
     let mut loaded = Loaded::default();
     for path in paths {
         if path.is_dir() {
-            match directory::rule_files(path) {
-                Ok(files) => files.iter().for_each(|file| loaded.add(file)),
-                Err(problem) => loaded.problems.push(*problem),
-            }
+            let (files, problems) = directory::rule_files_below(path);
+            loaded.problems.extend(problems);
+            files.iter().for_each(|file| loaded.add(file));
         } else {
             loaded.add(path);
         }
