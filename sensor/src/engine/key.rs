@@ -181,6 +181,24 @@ pub(super) fn owned(tuple: &[Option<Value<'_>>]) -> Box<[Option<OwnedValue>]> {
     tuple.iter().map(|v| v.map(own)).collect()
 }
 
+/// The same, sharing the text of parts that equal those of a key at hand.
+pub(super) fn owned_like(
+    tuple: &[Option<Value<'_>>],
+    known: &[Option<OwnedValue>],
+) -> Box<[Option<OwnedValue>]> {
+    let known = known.iter().chain(std::iter::repeat(&None));
+    let shared = tuple
+        .iter()
+        .zip(known)
+        .map(|(value, known)| match (value, known) {
+            (Some(Value::Str(text)), Some(OwnedValue::Str(known))) if **known == **text => {
+                Some(OwnedValue::Str(known.clone()))
+            }
+            (value, _) => value.map(own),
+        });
+    shared.collect()
+}
+
 fn own(value: Value<'_>) -> OwnedValue {
     match value {
         Value::Str(s) => OwnedValue::Str(s.into()),

@@ -23,8 +23,10 @@ pub(super) struct LiteralIndex {
     /// All string literals, for the rare kinds of values compared one by one.
     all: Vec<(Literal, u32)>,
     has_number: bool,
-    /// Longest string literal: longer values cannot be equal.
-    longest: usize,
+    /// Which lengths string literals have (the last bit: 63 and more) and which bytes they begin with. Most values are told
+    /// apart by these before they are hashed.
+    lengths: u64,
+    first_bytes: [u64; 4],
 }
 
 /// A literal in canonical form.
@@ -104,7 +106,11 @@ impl LiteralIndex {
                         .texts
                         .push(next);
                 }
-                self.longest = self.longest.max(text.len());
+                self.lengths |= 1 << text.len().min(63);
+                let (word, bit) = first_byte(&text, false);
+                if let Some(word) = self.first_bytes.get_mut(word) {
+                    *word |= bit;
+                }
                 self.strings
                     .insert_unique(hash, (hash, text, next), |e| e.0);
             }
@@ -139,9 +145,7 @@ impl LiteralIndex {
     pub(super) fn lookup(&self, value: Value<'_>, mut hit: impl FnMut(u32)) {
         match value {
             Value::Str(text) => {
-                if text.len() <= self.longest {
-                    self.lookup_text(text, &mut hit);
-                }
+                self.lookup_text(text, &mut hit);
                 if self.has_number
                     && text
                         .as_bytes()
@@ -169,6 +173,11 @@ impl LiteralIndex {
 
     #[inline]
     fn lookup_text(&self, text: &str, hit: &mut impl FnMut(u32)) {
+        let (word, bit) = first_byte(text, self.fold);
+        let begins = self.first_bytes.get(word).is_some_and(|w| w & bit != 0);
+        if !begins || self.lengths >> text.len().min(63) & 1 == 0 {
+            return;
+        }
         let hash = hash_text(text.as_bytes(), self.fold);
         let found = if self.fold {
             self.strings.find(hash, |e| e.1.eq_ignore_ascii_case(text))
@@ -233,6 +242,18 @@ pub(super) fn scalar_of(value: Value<'_>) -> Scalar<'_> {
         Value::Ip(ip) => Scalar::Ip(ip),
         Value::Date(ns) => Scalar::Date(ns),
     }
+}
+
+/// Word and bit of a text's first byte, 0 for the empty text.
+#[inline]
+fn first_byte(text: &str, fold: bool) -> (usize, u64) {
+    let byte = text.as_bytes().first().copied().unwrap_or(0);
+    let byte = if fold {
+        byte.to_ascii_lowercase()
+    } else {
+        byte
+    };
+    (usize::from(byte / 64), 1 << (byte % 64))
 }
 
 /// Hash of a text, eight bytes at a time, of its ASCII lower case when `fold`. The tables it serves are fixed at load, so

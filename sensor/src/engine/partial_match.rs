@@ -86,6 +86,8 @@ pub(super) struct Store<E> {
     live: usize,
     /// Partials per position.
     waiting: Vec<usize>,
+    /// The newest key: keys in a row often agree in a part (a host), which is then shared instead of copied.
+    newest_keys: Box<[Option<OwnedValue>]>,
 }
 
 impl<E> Store<E> {
@@ -102,6 +104,7 @@ impl<E> Store<E> {
             newest: NONE,
             live: 0,
             waiting: vec![0; positions],
+            newest_keys: Box::from([]),
         }
     }
 
@@ -143,7 +146,11 @@ impl<E> Store<E> {
     pub(super) fn find_or_insert(&mut self, hash: u64, tuple: &[Option<Value<'_>>]) -> u32 {
         match self.find(hash, tuple) {
             Some(id) => id,
-            None => self.insert_entry(hash, key::owned(tuple)),
+            None => {
+                let keys = key::owned_like(tuple, &self.newest_keys);
+                self.newest_keys.clone_from(&keys);
+                self.insert_entry(hash, keys)
+            }
         }
     }
 
