@@ -76,7 +76,9 @@ enum Attempt {
 /// `cargo xtask demo`.
 pub(crate) fn command(root: &Path, options: &Options) -> Result<ExitCode> {
     let sensor = match &options.sensor {
-        Some(sensor) => sensor.clone(),
+        Some(sensor) => sensor
+            .canonicalize()
+            .with_context(|| format!("no daemon at {}", sensor.display()))?,
         None => {
             setup::kernel_toolchain(root)?;
             println!("building eql-sensor");

@@ -89,7 +89,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
 /// Why live tests cannot run on this kernel, if they cannot.
 pub(crate) fn obstacle() -> Option<String> {
     if !shell::is_root() {
-        return Some("live tests on this kernel need root".to_owned());
+        return Some("loading kernel programs needs root".to_owned());
     }
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Some("this kernel has no BTF (/sys/kernel/btf/vmlinux)".to_owned());
