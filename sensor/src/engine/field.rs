@@ -87,6 +87,14 @@ impl FieldRef {
 
     #[inline]
     pub(super) fn values<'e, E: Fields>(&self, event: &'e E) -> Values<'e> {
+        if self.below == 0 && self.element.is_none() {
+            return event.values(self.id);
+        }
+        self.values_of_part(event)
+    }
+
+    #[cold]
+    fn values_of_part<'e, E: Fields>(&self, event: &'e E) -> Values<'e> {
         if self.below > 0 {
             let present = self.ids().any(|id| !event.values(id).is_empty());
             return if present {
