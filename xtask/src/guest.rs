@@ -178,10 +178,10 @@ pub(crate) fn run(root: &Path, kernel: &Files, script: &str, limit: Duration) ->
 const BOOT: &str = r#"
 exchange=$1
 busybox ifconfig lo 127.0.0.1 up
-mkdir -p /run/work && mount -t tmpfs -o size=1g work /run/work
-export HOME=/root TMPDIR=/run/work
+mkdir -p /var/tmp/work && mount -t tmpfs -o size=1g work /var/tmp/work
+export HOME=/root TMPDIR=/var/tmp/work
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-cd /run/work
+cd /var/tmp/work
 sh "$exchange/script" > "$exchange/output" 2>&1
 echo $? > "$exchange/exit.partial"
 mv "$exchange/exit.partial" "$exchange/exit"
