@@ -61,11 +61,27 @@ pub(crate) fn ensure(packages: &[Package]) -> Result<()> {
     }
     // Without lists, or with lists older than the mirror, the first try fails at once; fresh lists settle both.
     if install(&missing).is_err() {
-        println!("refreshing the package lists (apt-get update)");
-        shell::output(apt_get().arg("update"))?;
+        refresh()?;
         install(&missing)?;
     }
     Ok(())
+}
+
+/// Installs the packages, or brings them to the newest version that fresh package lists offer.
+///
+/// For packages whose age decides: lists that came with a machine's image offer what was new when it was made.
+pub(crate) fn ensure_newest(packages: &[Package]) -> Result<()> {
+    ensure(packages)?;
+    if shell::is_root() {
+        refresh()?;
+        install(&packages.iter().collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn refresh() -> Result<()> {
+    println!("refreshing the package lists (apt-get update)");
+    shell::output(apt_get().arg("update")).map(drop)
 }
 
 /// Whether apt knows the package, installed or not.

@@ -167,7 +167,7 @@ fn install_compiler() -> Result<Compiler> {
              rustup toolchain install nightly --component rust-src"
         );
     }
-    apt::ensure(&[
+    let packages = [
         Package::new(
             "rustc-web",
             "compiles the kernel programs (rustup has no nightly with rust-src here)",
@@ -176,11 +176,15 @@ fn install_compiler() -> Result<Compiler> {
             "rust-web-src",
             "the core library's sources, built for the kernel target",
         ),
-    ])
-    .context(
-        "no compiler for the kernel programs; where the packages cannot be had, run: \
-         rustup toolchain install nightly --component rust-src",
-    )?;
+    ];
+    let advice = "no compiler for the kernel programs; where the packages cannot be had, run: \
+                  rustup toolchain install nightly --component rust-src";
+    apt::ensure(&packages).context(advice)?;
+    if let Some(compiler) = find_debian_compiler()? {
+        return Ok(compiler);
+    }
+    // Installed, yet too old: by package lists as old as the machine's image.
+    apt::ensure_newest(&packages).context(advice)?;
     find_debian_compiler()?.with_context(|| {
         format!("/usr/bin/rustc is still not usable: it needs LLVM {LINKER_LLVM:?} and its library sources")
     })
