@@ -24,27 +24,39 @@ pub const PATH_LEN_MAX: usize = 4096;
 /// Largest whole record, in bytes.
 pub const RECORD_LEN_MAX: usize = 64 * 1024;
 
-/// What a record reports ([`Header::kind`]). Numbers are never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u16)]
-pub enum Kind {
-    Fork = 1,
-    Exec = 2,
-    Exit = 3,
-    FileCreate = 4,
-    Connect = 5,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $number:literal $text:literal;)*) => {
+        /// What a record reports ([`Header::kind`]). Numbers are never reused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u16)]
+        pub enum Kind {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Kind {
+            pub const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            /// Name for people: the `event.action` it becomes where there is one.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Kind::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    Fork = 1 "fork";
+    Exec = 2 "exec";
+    Exit = 3 "end";
+    FileCreate = 4 "creation";
+    Connect = 5 "connection_attempted";
 }
 
 impl Kind {
-    pub const ALL: [Kind; 5] = [
-        Kind::Fork,
-        Kind::Exec,
-        Kind::Exit,
-        Kind::FileCreate,
-        Kind::Connect,
-    ];
-    /// One more than the largest number: the length of per-kind tables.
-    pub const SLOTS: usize = 16;
+    /// One more than the largest number there may be: the length of per-kind tables.
+    pub const SLOTS: usize = 32;
 }
 
 /// What a [`Part`] holds.

@@ -83,7 +83,10 @@ impl DecodeError {
 
 /// The kind of a record, or `None` for a number this build does not know.
 pub fn kind_of(number: u16) -> Option<Kind> {
-    Kind::ALL.into_iter().find(|kind| *kind as u16 == number)
+    Kind::ALL
+        .iter()
+        .copied()
+        .find(|kind| *kind as u16 == number)
 }
 
 /// Reads one record.

@@ -178,7 +178,7 @@ impl Row {
 fn rows(summary: &Summary) -> Vec<Row> {
     let kernel: &Counters = &summary.kernel;
     let of_kind = |(kind, counters): &(sensor_ebpf::Kind, crate::kernel::KindCounters)| Row {
-        name: kind_name(*kind),
+        name: kind.name(),
         seen: counters.seen,
         submitted: counters.submitted,
         received: summary.received.of(*kind),
@@ -189,16 +189,6 @@ fn rows(summary: &Summary) -> Vec<Row> {
         read_fault: counters.read_fault,
     };
     kernel.kinds.iter().map(of_kind).collect()
-}
-
-fn kind_name(kind: sensor_ebpf::Kind) -> &'static str {
-    match kind {
-        sensor_ebpf::Kind::Fork => "fork",
-        sensor_ebpf::Kind::Exec => "exec",
-        sensor_ebpf::Kind::Exit => "end",
-        sensor_ebpf::Kind::FileCreate => "creation",
-        sensor_ebpf::Kind::Connect => "connection_attempted",
-    }
 }
 
 /// Totals and rows of what was seen by the programs, submitted to the ring, received from it, lost; `seen` is `submitted`,

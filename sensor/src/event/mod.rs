@@ -154,88 +154,101 @@ impl<T: Fields + ?Sized> Fields for Arc<T> {
     }
 }
 
-/// What an event of the sensor reports. Each has one `event.action`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u8)]
-pub enum Kind {
-    Fork,
-    Exec,
-    End,
-    /// A process found by the start-up scan.
-    AlreadyRunning,
-    Creation,
-    ConnectionAttempted,
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $action:literal $set:ident [$($category:literal)*] [$($type:literal)*] $dataset:literal;)*) => {
+        /// What an event of the sensor reports. Each has one `event.action`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Kind {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Kind {
+            pub const ALL: &[Kind] = &[$(Kind::$name,)*];
+
+            /// `event.action`.
+            #[must_use]
+            pub fn action(self) -> &'static str {
+                match self {
+                    $(Kind::$name => $action,)*
+                }
+            }
+
+            /// `event.category`.
+            #[must_use]
+            pub fn categories(self) -> &'static [&'static str] {
+                match self {
+                    $(Kind::$name => &[$($category,)*],)*
+                }
+            }
+
+            /// `event.type`.
+            #[must_use]
+            pub fn types(self) -> &'static [&'static str] {
+                match self {
+                    $(Kind::$name => &[$($type,)*],)*
+                }
+            }
+
+            /// `data_stream.dataset`.
+            #[must_use]
+            pub fn dataset(self) -> &'static str {
+                match self {
+                    $(Kind::$name => concat!("endpoint.events.", $dataset),)*
+                }
+            }
+
+            /// What its events carry besides the process.
+            const fn shape(self) -> Shape {
+                match self {
+                    $(Kind::$name => Shape::$set,)*
+                }
+            }
+        }
+    };
 }
 
-impl Kind {
-    pub const ALL: [Kind; 6] = [
-        Kind::Fork,
-        Kind::Exec,
-        Kind::End,
-        Kind::AlreadyRunning,
-        Kind::Creation,
-        Kind::ConnectionAttempted,
-    ];
+/// Groups of kinds that carry the same fields.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Process,
+    File,
+    Network,
+}
 
-    /// `event.action`.
-    #[must_use]
-    pub fn action(self) -> &'static str {
-        match self {
-            Kind::Fork => "fork",
-            Kind::Exec => "exec",
-            Kind::End => "end",
-            Kind::AlreadyRunning => "already_running",
-            Kind::Creation => "creation",
-            Kind::ConnectionAttempted => "connection_attempted",
-        }
-    }
-
-    /// `event.category`.
-    #[must_use]
-    pub fn categories(self) -> &'static [&'static str] {
-        match self {
-            Kind::Fork | Kind::Exec | Kind::End | Kind::AlreadyRunning => &["process"],
-            Kind::Creation => &["file"],
-            Kind::ConnectionAttempted => &["network"],
-        }
-    }
-
-    /// `event.type`.
-    #[must_use]
-    pub fn types(self) -> &'static [&'static str] {
-        match self {
-            Kind::Fork | Kind::Exec | Kind::ConnectionAttempted => &["start"],
-            Kind::End => &["end"],
-            Kind::AlreadyRunning => &["info"],
-            Kind::Creation => &["creation"],
-        }
-    }
-
-    /// `data_stream.dataset`.
-    #[must_use]
-    pub fn dataset(self) -> &'static str {
-        match self {
-            Kind::Fork | Kind::Exec | Kind::End | Kind::AlreadyRunning => "endpoint.events.process",
-            Kind::Creation => "endpoint.events.file",
-            Kind::ConnectionAttempted => "endpoint.events.network",
-        }
-    }
+// Action, fields, categories, types, dataset.
+kinds! {
+    Fork = "fork" Process ["process"] ["start"] "process";
+    Exec = "exec" Process ["process"] ["start"] "process";
+    End = "end" Process ["process"] ["end"] "process";
+    /// A process found by the start-up scan.
+    AlreadyRunning = "already_running" Process ["process"] ["info"] "process";
+    Creation = "creation" File ["file"] ["creation"] "file";
+    ConnectionAttempted = "connection_attempted" Network ["network"] ["start"] "network";
 }
 
 /// A set of [`Kind`]s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kinds(u16);
+pub struct Kinds(u32);
 
 impl Kinds {
-    pub const ALL: Kinds = Kinds(u16::MAX);
+    pub const ALL: Kinds = Kinds(u32::MAX);
     pub const NONE: Kinds = Kinds(0);
-    pub const PROCESS: Kinds = Kinds::NONE
-        .with(Kind::Fork)
-        .with(Kind::Exec)
-        .with(Kind::End)
-        .with(Kind::AlreadyRunning);
-    pub const FILE: Kinds = Kinds::NONE.with(Kind::Creation);
-    pub const NETWORK: Kinds = Kinds::NONE.with(Kind::ConnectionAttempted);
+    pub const PROCESS: Kinds = Kinds::shaped(Shape::Process);
+    pub const FILE: Kinds = Kinds::shaped(Shape::File);
+    pub const NETWORK: Kinds = Kinds::shaped(Shape::Network);
+
+    const fn shaped(shape: Shape) -> Kinds {
+        let mut kinds = Kinds::NONE;
+        let mut index = 0;
+        while index < Kind::ALL.len() {
+            if Kind::ALL[index].shape() as u8 == shape as u8 {
+                kinds = kinds.with(Kind::ALL[index]);
+            }
+            index += 1;
+        }
+        kinds
+    }
 
     #[must_use]
     pub const fn with(self, kind: Kind) -> Kinds {
@@ -249,7 +262,10 @@ impl Kinds {
     }
 
     pub fn iter(self) -> impl Iterator<Item = Kind> {
-        Kind::ALL.into_iter().filter(move |k| self.contains(*k))
+        Kind::ALL
+            .iter()
+            .copied()
+            .filter(move |kind| self.contains(*kind))
     }
 }
 

@@ -129,6 +129,9 @@ static PROGRAMS: &[Entry] = &[
     },
 ];
 
+/// Maps with one buffer per possible processor.
+static SCRATCH: &[&str] = &["EXEC_SCRATCH", "FILE_OPEN_SCRATCH", "SYS_EXIT_SCRATCH"];
+
 /// Programs attached, and the ring they write to. Dropping it detaches them.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -157,7 +160,7 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
     let mut ebpf = load_object(options, &support, &kernel_btf)?;
     let mut hooks = Vec::with_capacity(PROGRAMS.len());
-    for kind in Kind::ALL {
+    for &kind in Kind::ALL {
         attach_kind(
             &mut ebpf,
             kind,
@@ -240,7 +243,7 @@ impl Kernel {
         let map = self.ebpf.map(NAME).ok_or(LoadError::NotInObject(NAME))?;
         let map = PerCpuArray::<_, [u64; Count::SLOTS]>::try_from(map).map_err(failed)?;
         let mut kinds = Vec::with_capacity(Kind::ALL.len());
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             let rows = map.get(&u32::from(kind as u16), 0).map_err(failed)?;
             let mut counters = KindCounters::default();
             for row in rows.iter() {
@@ -325,16 +328,17 @@ fn load_object(
     } else {
         0
     };
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    for scratch in SCRATCH {
+        loader.map_max_entries(scratch, cpus);
+    }
+    loader
         .override_global(aya_log::LEVEL, &level, true)
         .btf(Some(kernel_btf))
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("OFFSETS", support.offsets.as_slice(), true)
         .override_global("SETTINGS", support.settings.as_bytes(), true)
         .map_max_entries("RING", options.ring_bytes)
-        .map_max_entries("EXEC_SCRATCH", cpus)
-        .map_max_entries("FILE_OPEN_SCRATCH", cpus)
-        .map_max_entries("SYS_EXIT_SCRATCH", cpus)
         .load(&object)
         .map_err(object_error)
 }
@@ -361,8 +365,14 @@ fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
     None
 }
 
-fn is_required(kind: Kind) -> bool {
+/// Kinds that are attached whatever is asked for: the process table feeds on them.
+fn is_always_wanted(kind: Kind) -> bool {
     matches!(kind, Kind::Fork | Kind::Exec | Kind::Exit)
+}
+
+/// Kinds without which the sensor does not run when they are wanted. Any other that can't be had is reported as missing.
+fn is_required(kind: Kind) -> bool {
+    is_always_wanted(kind) || matches!(kind, Kind::FileCreate | Kind::Connect)
 }
 
 /// Attaches the first sort of hooks that works for one kind, and reports all of its hooks.
@@ -374,7 +384,7 @@ fn attach_kind(
     kernel_btf: &KernelBtf,
     hooks: &mut Vec<HookReport>,
 ) -> Result<(), LoadError> {
-    let wanted = is_required(kind) || options.kinds.contains(kind);
+    let wanted = is_always_wanted(kind) || options.kinds.contains(kind);
     let (first, second): (Vec<_>, Vec<_>) = PROGRAMS
         .iter()
         .filter(|program| program.kind == kind)
@@ -415,7 +425,7 @@ fn attach_kind(
             });
         }
     }
-    if served {
+    if served || !is_required(kind) {
         return Ok(());
     }
     Err(LoadError::Required {

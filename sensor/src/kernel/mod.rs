@@ -24,21 +24,24 @@ impl KindSet {
 
     /// Every kind this build knows.
     pub fn all() -> KindSet {
-        Kind::ALL.into_iter().fold(KindSet::EMPTY, KindSet::with)
+        Kind::ALL
+            .iter()
+            .copied()
+            .fold(KindSet::EMPTY, KindSet::with)
     }
 
     #[must_use]
     pub fn with(self, kind: Kind) -> KindSet {
-        KindSet(self.0 | 1 << kind as u16)
+        KindSet(self.0 | 1 << kind as u32)
     }
 
     #[must_use]
     pub fn without(self, kind: Kind) -> KindSet {
-        KindSet(self.0 & !(1 << kind as u16))
+        KindSet(self.0 & !(1 << kind as u32))
     }
 
     pub fn contains(self, kind: Kind) -> bool {
-        self.0 & 1 << kind as u16 != 0
+        self.0 & 1 << kind as u32 != 0
     }
 }
 
