@@ -325,7 +325,7 @@ fn pass<C: Consumer>(bytes: &[u8], enricher: &mut Enricher, status: &mut Status,
             status
                 .received
                 .record(record.header.kind, record.unknown_parts);
-            consumer.event(enricher.event(&record));
+            enricher.events(&record, |event| consumer.event(event));
         }
         Err(error) if error.is_unknown() => status.received.unknown_kinds += 1,
         Err(error) => {

@@ -1,8 +1,8 @@
 //! Record to Event: the process table, and what the host knows besides.
 //!
-//! In: decoded records in the order of the ring, and `/proc` once at the start and where a record is incomplete. Out: one
-//! [`Event`] per record. A record about a process nobody knows becomes an event with what it carries, counted; it is never
-//! discarded. It holds no clock: event time comes with the records, the wall clock's offset is handed in.
+//! In: decoded records in the order of the ring, and `/proc` once at the start and where a record is incomplete. Out: the
+//! [`Event`]s of each record, most often one. A record about a process nobody knows becomes an event with what it carries,
+//! counted; it is never discarded. It holds no clock: event time comes with the records, the wall clock's offset is handed in.
 
 mod capabilities;
 pub mod host;
@@ -112,18 +112,19 @@ impl Enricher {
         }
     }
 
-    /// The event of one record.
-    pub fn event(&mut self, record: &Record<'_>) -> Event {
+    /// Hands over the events of one record: one for most; none for one that is half of a pair, several where it says that more
+    /// than one thing happened.
+    pub fn events(&mut self, record: &Record<'_>, mut made: impl FnMut(Event)) {
         let header = record.header;
         self.users.refresh(header.boot_ns);
         self.table.retire(header.boot_ns);
         match record.body {
-            Body::Fork(body) => self.fork(header, body),
-            Body::Exec(exec) => self.exec(header, &exec),
-            Body::Exit(body) => self.end(header, Some(body)),
-            Body::FileCreate(file) => self.creation(header, Some(&file)),
-            Body::Connect(body) => self.connection(header, Some(body)),
-            Body::Degraded => self.degraded(header),
+            Body::Fork(body) => made(self.fork(header, body)),
+            Body::Exec(exec) => made(self.exec(header, &exec)),
+            Body::Exit(body) => made(self.end(header, Some(body))),
+            Body::FileCreate(file) => made(self.creation(header, Some(&file))),
+            Body::Connect(body) => made(self.connection(header, Some(body))),
+            Body::Degraded => made(self.degraded(header)),
         }
     }
 

@@ -84,12 +84,23 @@ impl<'a> Run<'a> {
 }
 
 impl Enricher {
+    /// The one event of a record.
     pub(crate) fn feed(&mut self, header: &Header, body: Body<'_>) -> Event {
-        self.event(&Record {
+        let mut events = self.feed_all(header, body);
+        assert_eq!(events.len(), 1, "{events:#?}");
+        events.remove(0)
+    }
+
+    /// All events of a record, if any.
+    pub(crate) fn feed_all(&mut self, header: &Header, body: Body<'_>) -> Vec<Event> {
+        let mut events = Vec::new();
+        let record = Record {
             header,
             body,
             unknown_parts: 0,
-        })
+        };
+        self.events(&record, |event| events.push(event));
+        events
     }
 
     pub(crate) fn feed_fork(&mut self, boot_ns: u64, child: Key, parent: Key) -> Event {
