@@ -3,6 +3,7 @@
 //! In: paths of rule files and directories. Out: [`Loaded`]: rules with typed queries, the skipped ones with the reason,
 //! and every problem of every file with its place. One bad file never hides another, and nothing here panics.
 
+pub mod coverage;
 mod directory;
 mod format;
 mod load;
