@@ -54,6 +54,20 @@ pub(crate) static RING: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 pub(crate) static COUNTERS: PerCpuArray<[u64; Count::SLOTS]> =
     PerCpuArray::with_max_entries(Kind::SLOTS as u32, 0);
 
+/// Kinds that programs which serve several are to report, a bit each: by trampolines, by tracepoints. Set by user space once
+/// it knows which sort of hook serves a kind.
+#[map]
+pub(crate) static SERVED: Array<u32> = Array::with_max_entries(2, 0);
+
+/// True when programs of this sort are to report the kind.
+#[expect(dead_code, reason = "every program serves one kind so far")]
+#[inline(always)]
+pub(crate) fn is_served(by_tracepoint: bool, kind: Kind) -> bool {
+    SERVED
+        .get(u32::from(by_tracepoint))
+        .is_some_and(|served| constant(served) & 1 << kind as u32 != 0)
+}
+
 /// One buffer per possible CPU, for the exec program alone. An array, since per-CPU elements end at 32 KiB.
 #[map]
 pub(crate) static EXEC_SCRATCH: Array<ExecScratch> = Array::with_max_entries(1, 0);

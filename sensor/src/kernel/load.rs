@@ -7,7 +7,7 @@ use std::{fs, io, os::fd::AsRawFd};
 
 use aya::{
     Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::{MapError, PerCpuArray, RingBuf},
+    maps::{Array, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, FExit, Program, ProgramError, ProgramFd},
     util::nr_cpus,
 };
@@ -65,7 +65,8 @@ enum Hook {
     Return(&'static str),
 }
 
-/// One program of the kernel object.
+/// One program of the kernel object, for one record kind. A program that serves several kinds has a row for each, asks the map
+/// `SERVED` which of them it is to report, and is attached once.
 struct Entry {
     name: &'static str,
     kind: Kind,
@@ -159,16 +160,16 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     }
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
     let mut ebpf = load_object(options, &support, &kernel_btf)?;
+    let mut attaching = Attaching {
+        ebpf: &mut ebpf,
+        btf: &support.btf,
+        kernel_btf: &kernel_btf,
+        held: Vec::new(),
+        served: [0; 2],
+    };
     let mut hooks = Vec::with_capacity(PROGRAMS.len());
     for &kind in Kind::ALL {
-        attach_kind(
-            &mut ebpf,
-            kind,
-            options,
-            &support.btf,
-            &kernel_btf,
-            &mut hooks,
-        )?;
+        attaching.kind(kind, options, &mut hooks)?;
     }
     let ring = ebpf
         .take_map("RING")
@@ -269,12 +270,15 @@ impl Kernel {
     /// How often each attached program ran and for how long, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless
     /// `kernel.bpf_stats_enabled` is on.
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
-        PROGRAMS
-            .iter()
-            .filter_map(|of| {
-                let info = self.ebpf.program(of.name)?.info().ok()?;
+        let mut names: Vec<_> = PROGRAMS.iter().map(|of| of.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .filter_map(|name| {
+                let info = self.ebpf.program(name)?.info().ok()?;
                 let nanoseconds = u64::try_from(info.run_time().as_nanos()).ok()?;
-                Some((of.name, info.run_count(), nanoseconds))
+                Some((name, info.run_count(), nanoseconds))
             })
             .collect()
     }
@@ -375,91 +379,136 @@ fn is_required(kind: Kind) -> bool {
     is_always_wanted(kind) || matches!(kind, Kind::FileCreate | Kind::Connect)
 }
 
-/// Attaches the first sort of hooks that works for one kind, and reports all of its hooks.
-fn attach_kind(
-    ebpf: &mut Ebpf,
-    kind: Kind,
-    options: &Options,
-    btf: &Btf,
-    kernel_btf: &KernelBtf,
-    hooks: &mut Vec<HookReport>,
-) -> Result<(), LoadError> {
-    let wanted = is_always_wanted(kind) || options.kinds.contains(kind);
-    let (first, second): (Vec<_>, Vec<_>) = PROGRAMS
-        .iter()
-        .filter(|program| program.kind == kind)
-        .partition(|program| matches!(program.hook, Hook::Return(_)));
-    let both = !first.is_empty() && !second.is_empty();
-    let mut served = !wanted;
-    let mut reasons = Vec::new();
-    for (sort, trampoline) in [(first, true), (second, false)] {
-        let allowed = !both
-            || match options.tier {
-                Tier::Auto => true,
-                Tier::Trampolines => trampoline,
-                Tier::Tracepoints => !trampoline,
-            };
-        let states = if served || !allowed {
-            let state = if wanted {
-                HookState::NotNeeded
-            } else {
-                HookState::NotWanted
-            };
-            vec![state; sort.len()]
-        } else {
-            let states = attach_sort(ebpf, &sort, btf, kernel_btf)?;
-            served = !states.is_empty() && states.iter().all(|s| *s == HookState::Attached);
-            states
-        };
-        for (program, state) in sort.into_iter().zip(states) {
-            if let HookState::Refused(reason) = &state {
-                reasons.push(format!("{}: {reason}", program.hook.name()));
-            }
-            hooks.push(HookReport {
-                kind,
-                program: program.name,
-                hook: program.hook.name(),
-                trampoline,
-                state,
-                blind_to: program.blind_to,
-            });
-        }
-    }
-    if served || !is_required(kind) {
-        return Ok(());
-    }
-    Err(LoadError::Required {
-        kind,
-        reasons: reasons.join("; "),
-    })
+/// What attaching needs, and what it has done.
+struct Attaching<'a> {
+    ebpf: &'a mut Ebpf,
+    btf: &'a Btf,
+    kernel_btf: &'a KernelBtf,
+    /// Programs attached, once for each record kind they serve.
+    held: Vec<&'static str>,
+    /// Kinds served so far, a bit each: by trampolines, by tracepoints.
+    served: [u32; 2],
 }
 
-/// Attaches all programs of one sort, or none: half of them would be blind without saying so.
-fn attach_sort(
-    ebpf: &mut Ebpf,
-    sort: &[&'static Entry],
-    btf: &Btf,
-    kernel_btf: &KernelBtf,
-) -> Result<Vec<HookState>, LoadError> {
-    let mut states = Vec::with_capacity(sort.len());
-    for program in sort {
-        let state = match attach(ebpf, program, btf, kernel_btf)? {
-            Ok(()) => HookState::Attached,
-            Err(reason) => HookState::Refused(reason),
-        };
-        states.push(state);
-    }
-    if states.iter().any(|state| *state != HookState::Attached) {
-        for (program, state) in sort.iter().zip(&mut states) {
-            if *state == HookState::Attached {
-                if let Some(loaded) = ebpf.program_mut(program.name) {
-                    unload(loaded);
+impl Attaching<'_> {
+    /// Attaches the first sort of hooks that works for one kind, and reports all of its hooks.
+    fn kind(
+        &mut self,
+        kind: Kind,
+        options: &Options,
+        hooks: &mut Vec<HookReport>,
+    ) -> Result<(), LoadError> {
+        let wanted = is_always_wanted(kind) || options.kinds.contains(kind);
+        let (first, second): (Vec<_>, Vec<_>) = PROGRAMS
+            .iter()
+            .filter(|program| program.kind == kind)
+            .partition(|program| program.hook.is_trampoline());
+        let both = !first.is_empty() && !second.is_empty();
+        let mut served = !wanted;
+        let mut reasons = Vec::new();
+        for (sort, trampoline) in [(first, true), (second, false)] {
+            let allowed = !both
+                || match options.tier {
+                    Tier::Auto => true,
+                    Tier::Trampolines => trampoline,
+                    Tier::Tracepoints => !trampoline,
+                };
+            let states = if served || !allowed {
+                let state = if wanted {
+                    HookState::NotNeeded
+                } else {
+                    HookState::NotWanted
+                };
+                vec![state; sort.len()]
+            } else {
+                let states = self.sort(&sort)?;
+                served = !states.is_empty() && states.iter().all(|s| *s == HookState::Attached);
+                if served {
+                    self.serve(kind, trampoline)?;
                 }
-                *state = HookState::Refused("another hook of its record kind was refused".into());
+                states
+            };
+            for (program, state) in sort.into_iter().zip(states) {
+                if let HookState::Refused(reason) = &state {
+                    reasons.push(format!("{}: {reason}", program.hook.name()));
+                }
+                hooks.push(HookReport {
+                    kind,
+                    program: program.name,
+                    hook: program.hook.name(),
+                    trampoline,
+                    state,
+                    blind_to: program.blind_to,
+                });
             }
         }
+        if served || !is_required(kind) {
+            return Ok(());
+        }
+        Err(LoadError::Required {
+            kind,
+            reasons: reasons.join("; "),
+        })
     }
-    Ok(states)
+
+    /// Attaches all programs of one sort, or none: half of them would be blind without saying so.
+    fn sort(&mut self, sort: &[&'static Entry]) -> Result<Vec<HookState>, LoadError> {
+        let mut states = Vec::with_capacity(sort.len());
+        for program in sort {
+            let outcome = if self.held.contains(&program.name) {
+                Ok(())
+            } else {
+                attach(self.ebpf, program, self.btf, self.kernel_btf)?
+            };
+            let state = match outcome {
+                Ok(()) => {
+                    self.held.push(program.name);
+                    HookState::Attached
+                }
+                Err(reason) => HookState::Refused(reason),
+            };
+            states.push(state);
+        }
+        if states.iter().any(|state| *state != HookState::Attached) {
+            for (program, state) in sort.iter().zip(&mut states) {
+                if *state == HookState::Attached {
+                    self.release(program.name);
+                    *state =
+                        HookState::Refused("another hook of its record kind was refused".into());
+                }
+            }
+        }
+        Ok(states)
+    }
+
+    /// Unloads a program unless another kind still needs it.
+    fn release(&mut self, name: &'static str) {
+        if let Some(index) = self.held.iter().rposition(|held| *held == name) {
+            self.held.remove(index);
+        }
+        if !self.held.contains(&name)
+            && let Some(loaded) = self.ebpf.program_mut(name)
+        {
+            unload(loaded);
+        }
+    }
+
+    /// Tells programs that serve several kinds to report this one.
+    fn serve(&mut self, kind: Kind, trampoline: bool) -> Result<(), LoadError> {
+        const NAME: &str = "SERVED";
+        let failed = |cause| LoadError::Map { name: NAME, cause };
+        let sort = usize::from(!trampoline);
+        let Some(served) = self.served.get_mut(sort) else {
+            return Ok(());
+        };
+        *served |= 1 << kind as u32;
+        let map = self
+            .ebpf
+            .map_mut(NAME)
+            .ok_or(LoadError::NotInObject(NAME))?;
+        let mut map = Array::<_, u32>::try_from(map).map_err(failed)?;
+        map.set(u32::from(!trampoline), *served, 0).map_err(failed)
+    }
 }
 
 /// Detaches and unloads a program; one that was never loaded has nothing to give back.
@@ -516,6 +565,10 @@ impl Hook {
             Hook::Tracepoint(name) => format!("tp_btf/{name}"),
             Hook::Return(name) => format!("fexit/{name}"),
         }
+    }
+
+    fn is_trampoline(self) -> bool {
+        matches!(self, Hook::Return(_))
     }
 
     /// What this kernel lacks for the hook, if anything.
