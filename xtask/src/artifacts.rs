@@ -42,6 +42,25 @@ pub(crate) fn tests(root: &Path) -> Result<Artifacts> {
     build(root, &["test", "--workspace", "--all-features", "--no-run"])
 }
 
+/// Builds one program of live tests.
+pub(crate) fn one_test(root: &Path, target: &str) -> Result<TestProgram> {
+    // The same selection of packages and features as for all tests, so that nothing is built twice.
+    let arguments = [
+        "test",
+        "--workspace",
+        "--all-features",
+        "--no-run",
+        "--test",
+        target,
+    ];
+    let name = format!("sensor {target}");
+    build(root, &arguments)?
+        .tests
+        .into_iter()
+        .find(|test| test.name == name)
+        .with_context(|| format!("the build made no test `{target}`"))
+}
+
 /// Builds the daemon alone.
 pub(crate) fn sensor(root: &Path) -> Result<PathBuf> {
     Ok(build(

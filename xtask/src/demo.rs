@@ -55,7 +55,7 @@ pub(crate) struct Options {
     /// Rules to load instead of those of this project
     #[arg(long, value_name = "DIR")]
     rules: Option<PathBuf>,
-    /// Show it in a guest with this kernel (5.10, 6.1 or 6.12) instead of on the running one
+    /// Show it in a guest with this kernel (5.10, 6.1, 6.12 or newest) instead of on the running one
     #[arg(long, value_name = "KERNEL")]
     guest: Option<String>,
     /// Never fall back to a guest
@@ -146,7 +146,7 @@ fn in_guest(root: &Path, kernel: &Kernel, sensor: &Path, rules: &Path) -> Result
         sensor.display(),
         rules.display()
     );
-    let outcome = guest::run(root, &files, &script, GUEST_LIMIT)?;
+    let outcome = guest::run(root, &files, &[], &script, GUEST_LIMIT)?;
     print!("{}", outcome.output);
     match outcome.exit {
         Some(0) => Ok(()),

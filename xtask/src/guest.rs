@@ -18,12 +18,15 @@ const VIRTME_NG: &str = "virtme-ng==1.42";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Which kernel: 5.10, 6.1 or 6.12
+    /// Which kernel: 5.10, 6.1, 6.12 or newest
     #[arg(long, default_value = "6.1")]
     kernel: String,
     /// End the guest after this many seconds
     #[arg(long, default_value_t = 300)]
     limit: u64,
+    /// Add a parameter to the kernel's command line; may be given several times
+    #[arg(long = "parameter")]
+    parameters: Vec<String>,
     /// Shell command to run as root in the guest
     command: String,
 }
@@ -45,6 +48,7 @@ pub(crate) fn command(root: &Path, options: &Options) -> Result<ExitCode> {
     let outcome = run(
         root,
         &files,
+        &options.parameters,
         &options.command,
         Duration::from_secs(options.limit),
     )?;
@@ -113,8 +117,14 @@ fn virtme(root: &Path) -> PathBuf {
     kernels::guests(root).join("venv/bin/vng")
 }
 
-/// Boots a kernel, runs a script as root in it and waits for its end.
-pub(crate) fn run(root: &Path, kernel: &Files, script: &str, limit: Duration) -> Result<Outcome> {
+/// Boots a kernel with further parameters, runs a script as root in it and waits for its end.
+pub(crate) fn run(
+    root: &Path,
+    kernel: &Files,
+    parameters: &[String],
+    script: &str,
+    limit: Duration,
+) -> Result<Outcome> {
     let venv = kernels::guests(root).join("venv/bin");
     // The one folder that guest and host both write: script in, output and exit code out. Console text has kernel
     // messages in between, so it only serves to explain a failure.
@@ -149,6 +159,7 @@ pub(crate) fn run(root: &Path, kernel: &Files, script: &str, limit: Duration) ->
             "/",
         ])
         .arg(format!("--rwdir={}", exchange.display()))
+        .args(parameters.iter().map(|one| format!("--append={one}")))
         .arg("--run")
         .arg(&kernel.image)
         .arg("--exec")

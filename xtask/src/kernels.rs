@@ -7,33 +7,42 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::apt::{self, Package};
 use crate::shell;
 
-/// A kernel series and the Debian release that carries it.
+/// A kernel series and the Debian releases that carry it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Kernel {
     pub(crate) name: &'static str,
-    suite: &'static str,
+    /// The first that the mirror serves is taken.
+    suites: &'static [&'static str],
 }
 
 /// Oldest first.
 pub(crate) const ALL: &[Kernel] = &[
     Kernel {
         name: "5.10",
-        suite: "bullseye",
+        suites: &["bullseye"],
     },
     Kernel {
         name: "6.1",
-        suite: "bookworm",
+        suites: &["bookworm"],
     },
     Kernel {
         name: "6.12",
-        suite: "trixie",
+        suites: &["trixie"],
+    },
+    // Unstable, else what comes next to it.
+    Kernel {
+        name: "newest",
+        suites: &["sid", "forky", "trixie-backports", "trixie"],
     },
 ];
+
+/// The releases that get security updates from an archive of their own.
+const STABLE: &[&str] = &["bullseye", "bookworm", "trixie"];
 
 /// An unpacked kernel.
 pub(crate) struct Files {
@@ -84,29 +93,37 @@ impl Kernel {
             "kmod",
             "indexes the modules of guest kernels (depmod)",
         )])?;
-        let apt = PrivateApt::new(root, self.suite)?;
-        let package = apt.newest_image()?;
+        let (suite, apt) = PrivateApt::of_first(root, self.suites)?;
+        let release = apt.newest_release()?;
         println!(
-            "fetching guest kernel {}: Debian package {package} of {}",
-            self.name, self.suite
+            "fetching guest kernel {}: Debian package linux-image-{release} of {suite}",
+            self.name
         );
-        let archive = apt.download(&package)?;
         let partial = folder.with_extension("partial");
         let _ = fs::remove_dir_all(&partial);
-        shell::output(
-            Command::new("dpkg-deb")
-                .arg("--extract")
-                .args([&archive, &partial]),
-        )?;
-        fs::remove_file(&archive)?;
-        let release = package.strip_prefix("linux-image-").unwrap_or(&package);
+        for archive in apt.download(&apt.packages_of(&release)?)? {
+            shell::output(
+                Command::new("dpkg-deb")
+                    .arg("--extract")
+                    .args([&archive, &partial]),
+            )?;
+            fs::remove_file(&archive)?;
+        }
         // Newer packages ship /usr/lib/modules; what boots the guest looks for /lib/modules.
         if !partial.join("lib/modules").exists() {
             fs::create_dir_all(partial.join("lib"))?;
             std::os::unix::fs::symlink("../usr/lib/modules", partial.join("lib/modules"))?;
         }
+        // And newest ones the image among the modules.
+        let boot = partial.join("boot");
+        if !boot.exists() {
+            fs::create_dir(&boot)?;
+            let image = partial.join("lib/modules").join(&release).join("vmlinuz");
+            fs::hard_link(&image, boot.join(format!("vmlinuz-{release}")))
+                .with_context(|| format!("no kernel image in {}", image.display()))?;
+        }
         let depmod = shell::find("depmod").context("no depmod after installing kmod")?;
-        shell::output(Command::new(depmod).arg("-b").arg(&partial).arg(release))?;
+        shell::output(Command::new(depmod).arg("-b").arg(&partial).arg(&release))?;
         fs::rename(&partial, folder).context("cannot put the unpacked kernel in place")
     }
 }
@@ -131,6 +148,18 @@ struct PrivateApt {
 }
 
 impl PrivateApt {
+    /// The first of the releases that the configured mirror serves.
+    fn of_first<'a>(root: &Path, suites: &[&'a str]) -> Result<(&'a str, Self)> {
+        let mut refused = None;
+        for suite in suites {
+            match Self::new(root, suite) {
+                Ok(apt) => return Ok((suite, apt)),
+                Err(error) => refused = Some(error),
+            }
+        }
+        Err(refused.unwrap_or_else(|| anyhow!("no Debian release is named")))
+    }
+
     fn new(root: &Path, suite: &str) -> Result<Self> {
         let apt = Self {
             folder: guests(root).join("apt").join(suite),
@@ -169,25 +198,56 @@ impl PrivateApt {
         command
     }
 
-    /// Newest plain image package: neither the cloud nor the real-time flavour, which leave drivers out or change scheduling.
-    fn newest_image(&self) -> Result<String> {
-        let text = shell::output(
-            self.command("apt-cache")
-                .args(["depends", "linux-image-amd64"]),
-        )?;
-        text.lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|name| name.starts_with("linux-image-"))
-            .map(str::to_owned)
+    /// Release of the newest plain kernel: neither the cloud nor the real-time flavour, which leave drivers out or change
+    /// scheduling. The package that stands for it names it, whatever the number is today.
+    fn newest_release(&self) -> Result<String> {
+        let image = |name: &String| name.strip_prefix("linux-image-").map(str::to_owned);
+        self.depends("linux-image-amd64")?
+            .iter()
+            .find_map(image)
             .context("linux-image-amd64 names no image package")
     }
 
-    fn download(&self, package: &str) -> Result<PathBuf> {
-        shell::output(self.command("apt-get").args(["download", package]))?;
-        fs::read_dir(&self.folder)?
+    /// The image package and those that it was split into: since 6.18 image and modules are packages of their own.
+    fn packages_of(&self, release: &str) -> Result<Vec<String>> {
+        let image = format!("linux-image-{release}");
+        let mut packages = self.depends(&image)?;
+        packages.retain(|name| name.starts_with("linux-") && name.ends_with(release));
+        packages.push(image);
+        Ok(packages)
+    }
+
+    fn depends(&self, package: &str) -> Result<Vec<String>> {
+        let text = shell::output(self.command("apt-cache").args(["depends", package]))?;
+        Ok(text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .map(str::to_owned)
+            .collect())
+    }
+
+    /// Fetches the packages, and nothing that an earlier try left.
+    fn download(&self, packages: &[String]) -> Result<Vec<PathBuf>> {
+        for archive in self.archives()? {
+            fs::remove_file(archive)?;
+        }
+        shell::output(self.command("apt-get").arg("download").args(packages))?;
+        let archives = self.archives()?;
+        if archives.len() != packages.len() {
+            bail!(
+                "apt-get download left {} files for {}",
+                archives.len(),
+                packages.join(", ")
+            );
+        }
+        Ok(archives)
+    }
+
+    fn archives(&self) -> Result<Vec<PathBuf>> {
+        Ok(fs::read_dir(&self.folder)?
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt-get download left no file for {package}"))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .collect())
     }
 }
 
@@ -250,7 +310,9 @@ impl Mirrors {
             String::new()
         };
         let mut text = format!("deb{signed} {} {suite} main\n", self.main);
-        if let Some(security) = &self.security {
+        if let Some(security) = &self.security
+            && STABLE.contains(&suite)
+        {
             text.push_str(&format!("deb{signed} {security} {suite}-security main\n"));
         }
         text
@@ -283,6 +345,7 @@ mod tests {
             sources.contains("http://mirror.test/debian-security/ bullseye-security main\n"),
             "{sources}"
         );
+        assert_eq!(mirrors.sources("sid").lines().count(), 1);
     }
 
     #[test]
@@ -305,6 +368,9 @@ mod tests {
     #[test]
     fn an_unknown_kernel_is_refused_with_the_known_ones() {
         let error = Kernel::named("4.19").unwrap_err().to_string();
-        assert_eq!(error, "no guest kernel `4.19`; there are 5.10, 6.1, 6.12");
+        assert_eq!(
+            error,
+            "no guest kernel `4.19`; there are 5.10, 6.1, 6.12, newest"
+        );
     }
 }

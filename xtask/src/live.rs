@@ -12,7 +12,7 @@ use anyhow::Result;
 
 use crate::artifacts::{self, TestProgram};
 use crate::guest;
-use crate::kernels::Kernel;
+use crate::kernels::{self, Kernel};
 use crate::results::Tally;
 use crate::{apt, setup, shell};
 
@@ -22,12 +22,18 @@ const GUEST_LIMIT: Duration = Duration::from_secs(1500);
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where to run: running (this kernel), 5.10, 6.1 or 6.12; may be given several times
-    #[arg(long = "kernel", default_value = "running")]
+    /// Where to run: running (this kernel), 5.10, 6.1, 6.12, newest, or all of these; may be given several times
+    #[arg(long = "kernel", default_value = RUNNING)]
     kernels: Vec<String>,
     /// Which hooks to use; both is what guests allow, auto takes what the kernel allows
     #[arg(long, value_enum)]
     tier: Option<Tier>,
+    /// Take longer: the storms of 100,000 acts instead of some thousands
+    #[arg(long)]
+    long: bool,
+    /// Add a parameter to the guest kernel's command line, such as preempt=full; may be given several times
+    #[arg(long = "parameter")]
+    parameters: Vec<String>,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -58,24 +64,18 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     setup::kernel_toolchain(root)?;
     let artifacts = artifacts::tests(root)?;
     let mut all = Tally::default();
-    for kernel in &options.kernels {
-        let filter = options.filter.as_deref();
-        all += if kernel == "running" {
-            here(
-                root,
-                &artifacts.tests,
-                options.tier.unwrap_or(Tier::Auto),
-                filter,
-            )?
+    for kernel in chosen(&options.kernels) {
+        let plan = |usual| Plan {
+            tests: &artifacts.tests,
+            tier: options.tier.unwrap_or(usual),
+            filter: options.filter.as_deref(),
+            long: options.long,
+            parameters: &options.parameters,
+        };
+        all += if kernel == RUNNING {
+            here(root, &plan(Tier::Auto))?
         } else {
-            let kernel = Kernel::named(kernel)?;
-            in_guest(
-                root,
-                kernel,
-                &artifacts.tests,
-                options.tier.unwrap_or(Tier::Both),
-                filter,
-            )?
+            in_guest(root, Kernel::named(kernel)?, &plan(Tier::Both))?
         };
     }
     println!("{all}");
@@ -84,6 +84,23 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Name of the kernel that runs this machine.
+pub(crate) const RUNNING: &str = "running";
+
+/// The kernels asked for, `all` spelled out.
+pub(crate) fn chosen(names: &[String]) -> Vec<&str> {
+    let mut kernels = Vec::new();
+    for name in names {
+        if name == "all" {
+            kernels.push(RUNNING);
+            kernels.extend(kernels::ALL.iter().map(|kernel| kernel.name));
+        } else {
+            kernels.push(name.as_str());
+        }
+    }
+    kernels
 }
 
 /// Why live tests cannot run on this kernel, if they cannot.
@@ -107,23 +124,59 @@ pub(crate) fn tools() -> Result<()> {
     Ok(())
 }
 
+/// Which live tests to run, and how.
+pub(crate) struct Plan<'a> {
+    pub(crate) tests: &'a [TestProgram],
+    pub(crate) tier: Tier,
+    pub(crate) filter: Option<&'a str>,
+    pub(crate) long: bool,
+    /// For the command line of a guest kernel.
+    pub(crate) parameters: &'a [String],
+}
+
+impl<'a> Plan<'a> {
+    /// All of them, as long as they usually take.
+    pub(crate) fn all(tests: &'a [TestProgram], tier: Tier) -> Self {
+        Self {
+            tests,
+            tier,
+            filter: None,
+            long: false,
+            parameters: &[],
+        }
+    }
+
+    fn live(&self) -> impl Iterator<Item = &TestProgram> {
+        self.tests.iter().filter(|test| test.is_live())
+    }
+
+    /// Variables of the environment that tell the tests.
+    fn variables(&self) -> Vec<(&'static str, &'static str)> {
+        let mut variables = vec![("EQL_SENSOR_LIVE_TIERS", self.tier.list())];
+        if self.long {
+            variables.push(("EQL_SENSOR_LIVE_LONG", "1"));
+        }
+        variables
+    }
+
+    fn limit(&self, usual: Duration) -> Duration {
+        if self.long { usual * 4 } else { usual }
+    }
+}
+
 /// Runs the live tests on this kernel.
-pub(crate) fn here(
-    root: &Path,
-    tests: &[TestProgram],
-    tier: Tier,
-    filter: Option<&str>,
-) -> Result<Tally> {
+pub(crate) fn here(root: &Path, plan: &Plan<'_>) -> Result<Tally> {
     tools()?;
     let mut all = Tally::default();
-    for test in tests.iter().filter(|test| test.is_live()) {
+    for test in plan.live() {
         let mut command = Command::new(&test.path);
         command
             .current_dir(&test.folder)
-            .env("EQL_SENSOR_LIVE_TIERS", tier.list())
+            .envs(plan.variables())
             .args(["--test-threads=1", "--show-output"])
-            .args(filter);
-        let (tally, text) = crate::results::run(root, &test.name, &command, HERE_LIMIT)?;
+            .args(plan.filter);
+        let (tally, text) =
+            crate::results::run(root, &test.name, &command, plan.limit(HERE_LIMIT))?;
         println!("{text}");
         all += tally;
     }
@@ -131,19 +184,17 @@ pub(crate) fn here(
 }
 
 /// Runs the live tests in one boot of a guest kernel.
-pub(crate) fn in_guest(
-    root: &Path,
-    kernel: &Kernel,
-    tests: &[TestProgram],
-    tier: Tier,
-    filter: Option<&str>,
-) -> Result<Tally> {
+pub(crate) fn in_guest(root: &Path, kernel: &Kernel, plan: &Plan<'_>) -> Result<Tally> {
     tools()?;
     guest::tools(root)?;
     let files = kernel.fetch(root)?;
-    let mut script = format!("export EQL_SENSOR_LIVE_TIERS={}\nfailed=0\n", tier.list());
-    for test in tests.iter().filter(|test| test.is_live()) {
-        let filter = filter
+    let mut script = String::from("failed=0\n");
+    for (name, value) in plan.variables() {
+        let _ = writeln!(script, "export {name}={value}");
+    }
+    for test in plan.live() {
+        let filter = plan
+            .filter
             .map(|filter| format!(" '{filter}'"))
             .unwrap_or_default();
         let _ = writeln!(script, "cd '{}'", test.folder.display());
@@ -154,8 +205,9 @@ pub(crate) fn in_guest(
         );
     }
     script.push_str("exit $failed\n");
+    let limit = plan.limit(GUEST_LIMIT);
     println!("booting guest kernel {} ({})", kernel.name, files.release);
-    let outcome = guest::run(root, &files, &script, GUEST_LIMIT)?;
+    let outcome = guest::run(root, &files, plan.parameters, &script, limit)?;
     println!("{}", outcome.output);
     let mut tally = Tally::of_tests(&outcome.output);
     match outcome.exit {
@@ -165,7 +217,7 @@ pub(crate) fn in_guest(
             outcome.print_console();
             println!(
                 "the guest did not finish its tests within {} s",
-                GUEST_LIMIT.as_secs()
+                limit.as_secs()
             );
             tally.failed += 1;
         }

@@ -3,11 +3,12 @@
 //! In: a task name and its options. Out: what the task prints, and an exit code that is zero only when all of it worked.
 //! Must never touch anything outside the workspace's `target` except system packages it names first.
 //!
-//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`demo`], [`live`], [`test`], [`tidy`]. Below
+//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`budgets`], [`demo`], [`live`], [`test`], [`tidy`]. Below
 //! them: [`apt`], [`artifacts`], [`guest`], [`results`], [`scope`], [`shell`].
 
 mod apt;
 mod artifacts;
+mod budgets;
 mod demo;
 mod guest;
 mod kernels;
@@ -48,6 +49,8 @@ enum Task {
     Test(test::Options),
     /// Run the live tests on this kernel or in guests
     Live(live::Options),
+    /// Write down what the kernel programs cost the verifier, on this kernel and in guests
+    Budgets(budgets::Options),
     /// Boot a guest kernel and run one shell command in it
     Guest(guest::Options),
     /// Hold the source to the arrows, headers and file sizes of the style page
@@ -71,6 +74,7 @@ fn run(task: &Task, root: &Path) -> Result<ExitCode> {
         Task::Demo(options) => demo::command(root, options),
         Task::Test(options) => test::run(root, options),
         Task::Live(options) => live::run(root, options),
+        Task::Budgets(options) => budgets::command(root, options),
         Task::Guest(options) => guest::command(root, options),
         Task::Tidy => tidy::run(root).map(|()| ExitCode::SUCCESS),
     }

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::artifacts::{self, Artifacts};
 use crate::kernels::{self, Kernel};
-use crate::live::{self, Tier};
+use crate::live::{self, Plan, Tier};
 use crate::results::{self, Tally};
 use crate::{demo, guest, setup, shell, tidy};
 
@@ -118,7 +118,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
     });
     steps.run("live, running kernel", || match live::obstacle() {
         Some(obstacle) => Ok(Outcome::Missing(obstacle)),
-        None => live::here(root, &artifacts.tests, Tier::Auto, None).map(Outcome::Ran),
+        None => live::here(root, &Plan::all(&artifacts.tests, Tier::Auto)).map(Outcome::Ran),
     });
     for kernel in kernels::ALL
         .iter()
@@ -128,7 +128,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
             &format!("live, guest {}", kernel.name),
             || match guest_obstacle(root, kernel) {
                 Some(obstacle) => Ok(Outcome::Missing(obstacle)),
-                None => live::in_guest(root, kernel, &artifacts.tests, Tier::Both, None)
+                None => live::in_guest(root, kernel, &Plan::all(&artifacts.tests, Tier::Both))
                     .map(Outcome::Ran),
             },
         );

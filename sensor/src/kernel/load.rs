@@ -3,6 +3,8 @@
 //! In: [`Options`], the embedded kernel object, what this kernel offers. Out: a running [`Kernel`] and a report of every hook, or
 //! the reason why a required one could not be had. Must never run on with a required hook missing.
 
+mod verify;
+
 use std::{fs, io, os::fd::AsRawFd};
 
 use aya::{
@@ -14,6 +16,8 @@ use aya::{
 use aya_log::EbpfLogger;
 use sensor_ebpf::{Kind, settings::Count};
 use zerocopy::IntoBytes;
+
+pub use verify::{Verdict, Verified, verify};
 
 use super::{
     Counters, HookReport, HookState, KindCounters, Options, RingError, Tier,
@@ -533,17 +537,26 @@ fn attach(
     let loaded = ebpf
         .program_mut(program.name)
         .ok_or(LoadError::NotInObject(program.name))?;
-    let attached = match program.hook {
-        Hook::Tracepoint(name) => <&mut BtfTracePoint>::try_from(loaded).and_then(|loaded| {
-            uninterrupted(|| loaded.load(name, kernel_btf))?;
-            loaded.attach().map(drop)
-        }),
-        Hook::Return(name) => <&mut FExit>::try_from(loaded).and_then(|loaded| {
-            uninterrupted(|| loaded.load(name, kernel_btf))?;
-            loaded.attach().map(drop)
-        }),
-    };
+    let attached = load_one(loaded, program.hook, kernel_btf).and_then(|()| match loaded {
+        Program::BtfTracePoint(loaded) => loaded.attach().map(drop),
+        Program::FExit(loaded) => loaded.attach().map(drop),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    });
     Ok(attached.map_err(|error| reason(&error)))
+}
+
+/// Has the kernel verify and take one program, without attaching it.
+fn load_one(loaded: &mut Program, hook: Hook, kernel_btf: &KernelBtf) -> Result<(), ProgramError> {
+    match hook {
+        Hook::Tracepoint(name) => {
+            let loaded = <&mut BtfTracePoint>::try_from(loaded)?;
+            uninterrupted(|| loaded.load(name, kernel_btf))
+        }
+        Hook::Return(name) => {
+            let loaded = <&mut FExit>::try_from(loaded)?;
+            uninterrupted(|| loaded.load(name, kernel_btf))
+        }
+    }
 }
 
 /// Tries again when a signal came during verification: the kernel then gives up with EAGAIN.

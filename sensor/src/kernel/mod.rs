@@ -10,7 +10,7 @@ mod support;
 
 use std::path::PathBuf;
 
-pub use load::{Kernel, LoadError, load};
+pub use load::{Kernel, LoadError, Verdict, Verified, load, verify};
 pub use ring::RingError;
 use sensor_ebpf::Kind;
 pub use support::{SupportError, default_ring_bytes};
