@@ -26,6 +26,8 @@ mod processes;
 mod scope;
 #[path = "live/shutdown.rs"]
 mod shutdown;
+#[path = "live/storm.rs"]
+mod storm;
 
 /// Hook tiers to test, as `--tier` names them.
 fn tiers() -> Vec<String> {

@@ -3,6 +3,7 @@
 //! In: its arguments. Out: what it writes, line by line as JSON, and how it ends. Must never outlive its test.
 
 use std::fs::{self, File};
+use std::io::BufReader;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -181,6 +182,23 @@ impl Daemon {
 
     /// SIGTERM, and everything it left behind. Must end by itself.
     pub(crate) fn stop(mut self) -> Ended {
+        let (status, took) = self.end();
+        Ended {
+            status,
+            took,
+            lines: self.lines(),
+            log: self.said(),
+        }
+    }
+
+    /// SIGTERM; what it said, and what it wrote, still to be read: for output too large to hold as documents.
+    pub(crate) fn stop_unread(mut self) -> (String, BufReader<File>) {
+        self.end();
+        let output = File::open(&self.output).unwrap();
+        (self.said(), BufReader::new(output))
+    }
+
+    fn end(&mut self) -> (ExitStatus, Duration) {
         let asked = Instant::now();
         self.signal(Signal::TERM);
         let status = loop {
@@ -200,12 +218,7 @@ impl Daemon {
             "the daemon ended with {status}:\n{}",
             self.said()
         );
-        Ended {
-            status,
-            took,
-            lines: self.lines(),
-            log: self.said(),
-        }
+        (status, took)
     }
 }
 
