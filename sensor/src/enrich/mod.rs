@@ -5,6 +5,8 @@
 //! counted; it is never discarded. It holds no clock: event time comes with the records, the wall clock's offset is handed in.
 
 mod capabilities;
+pub mod cgroups;
+mod entry;
 pub mod host;
 mod image;
 pub mod process_table;
@@ -24,10 +26,11 @@ use sensor_ebpf::{ConnectBody, ExitBody, ForkBody, Header, record_flag};
 use crate::decode::{self, Body, Exec, Record};
 use crate::event::network::{Direction, Endpoint, Transport};
 use crate::event::{
-    Credentials, Event, Exit, Facts, File, Gauge, Host, Kind, Leader, Lineage, Network, Process,
-    Target,
+    Cgroup, Credentials, Entry, Event, Exit, Facts, File, Gauge, Host, Kind, Leader, Lineage,
+    Network, Process, Target,
 };
 use capabilities::CapabilityNames;
+use cgroups::Cgroups;
 use host::EntityIds;
 use process_table::{ProcessTable, Source, TableLimits};
 use procfs::Procfs;
@@ -66,6 +69,7 @@ pub struct Enricher {
     ids: EntityIds,
     table: ProcessTable,
     users: Users,
+    cgroups: Cgroups,
     procfs: Option<Procfs>,
     capabilities: CapabilityNames,
     images: Gauge,
@@ -89,6 +93,9 @@ impl Enricher {
             host,
             table: ProcessTable::new(limits),
             users,
+            cgroups: procfs
+                .as_ref()
+                .map_or_else(Cgroups::default, |_| Cgroups::of_host()),
             procfs,
             capabilities: CapabilityNames::default(),
             images: Gauge::default(),
@@ -96,6 +103,11 @@ impl Enricher {
             sequence: 0,
             counters: Counters::default(),
         }
+    }
+
+    /// Looks control groups up elsewhere than on this host.
+    pub fn set_cgroups(&mut self, cgroups: Cgroups) {
+        self.cgroups = cgroups;
     }
 
     /// Sets the wall clock's distance from the boot clock, nanoseconds.
@@ -148,7 +160,8 @@ impl Enricher {
 
     fn fork(&mut self, header: &Header, body: &ForkBody) -> Event {
         let now = header.boot_ns;
-        let (facts, lineage) = match self.process_of(body.parent_tgid, body.parent_start_ns, now) {
+        let parent = self.process_of(body.parent_tgid, body.parent_start_ns, now);
+        let (facts, lineage) = match &parent {
             Some(parent) => {
                 let lineage = parent.lineage.below(&parent.facts);
                 ((*parent.facts).clone(), lineage)
@@ -168,11 +181,20 @@ impl Enricher {
                 group: Some(self.users.group(header.gid)),
                 ..facts.credentials
             },
+            cgroup: self.cgroup(header),
+            mount_namespace: Some(header.mntns).filter(|inode| *inode != 0),
             ..facts
         };
+        let parent = parent.as_ref();
         let process = Arc::new(Process {
             group_leader: self.leader(body.pgid, &facts),
             session_leader: self.leader(body.sid, &facts),
+            entry_leader: entry::of(
+                &facts,
+                body.sid == header.tgid,
+                parent.map(|parent| &*parent.facts),
+                parent.and_then(|parent| parent.entry_leader.as_ref()),
+            ),
             facts: Arc::new(facts),
             lineage: Arc::new(lineage),
             previous_executable: None,
@@ -213,10 +235,25 @@ impl Enricher {
             tty: Some(body.tty),
             capabilities_effective: Some(self.capabilities.of(body.cap_effective)),
             capabilities_permitted: Some(self.capabilities.of(body.cap_permitted)),
+            cgroup: self.cgroup(header),
+            mount_namespace: Some(header.mntns).filter(|inode| *inode != 0),
+        };
+        let parent = lineage.parent().cloned();
+        let passed_on = match known {
+            Some(known) if known.entry_leader.is_some() => known.entry_leader.clone(),
+            _ => parent
+                .as_ref()
+                .and_then(|parent| self.entry_of(parent, now)),
         };
         let process = Process {
             group_leader: self.leader(body.pgid, &facts),
             session_leader: self.leader(body.sid, &facts),
+            entry_leader: entry::of(
+                &facts,
+                body.sid == header.tgid,
+                parent.as_deref(),
+                passed_on.as_ref(),
+            ),
             facts: Arc::new(facts),
             lineage,
             previous_executable: previous,
@@ -297,6 +334,12 @@ impl Enricher {
             Some(process) => process,
             None => self.insert_unknown(header),
         };
+        let process = self.with_ids(process, header);
+        self.in_cgroup(process, header)
+    }
+
+    /// A process with the effective ids that a record tells. It may have changed them since; children are to see the new ones.
+    fn with_ids(&mut self, process: Arc<Process>, header: &Header) -> Arc<Process> {
         let number = |account: &Option<crate::event::Account>| account.as_ref().map(|a| a.number);
         let credentials = &process.facts.credentials;
         if number(&credentials.user) == Some(header.uid)
@@ -304,21 +347,68 @@ impl Enricher {
         {
             return process;
         }
-        // It changed its ids since; children are to see the new ones.
         let credentials = Credentials {
             user: Some(self.users.user(header.uid)),
             group: Some(self.users.group(header.gid)),
             ..credentials.clone()
         };
-        let mut process = (*process).clone();
-        process.facts = Arc::new(Facts {
-            credentials,
-            ..(*process.facts).clone()
-        });
-        let process = Arc::new(process);
+        self.replace(process, header.boot_ns, |facts| {
+            facts.credentials = credentials
+        })
+    }
+
+    /// A process in the control group that a record tells: it may have been moved since.
+    fn in_cgroup(&mut self, process: Arc<Process>, header: &Header) -> Arc<Process> {
+        let known = process.facts.cgroup.as_ref().map(|cgroup| cgroup.id);
+        if header.cgroup_id == 0 || known == Some(header.cgroup_id) {
+            return process;
+        }
+        let Some(found) = self.cgroup(header) else {
+            return process;
+        };
+        let mut moved =
+            (*self.replace(process, header.boot_ns, |f| f.cgroup = Some(found))).clone();
+        let session = moved.session_leader.as_ref().map(|leader| leader.pid);
+        moved.entry_leader = entry::of(
+            &moved.facts,
+            session == Some(moved.facts.pid),
+            moved.lineage.parent().map(|parent| &**parent),
+            moved.entry_leader.as_ref(),
+        );
+        let moved = Arc::new(moved);
         self.table
-            .insert(process.clone(), Source::Record, header.boot_ns);
+            .insert(moved.clone(), Source::Record, header.boot_ns);
+        moved
+    }
+
+    fn replace(
+        &mut self,
+        process: Arc<Process>,
+        now_ns: u64,
+        change: impl FnOnce(&mut Facts),
+    ) -> Arc<Process> {
+        let mut process = (*process).clone();
+        let mut facts = (*process.facts).clone();
+        change(&mut facts);
+        process.facts = Arc::new(facts);
+        let process = Arc::new(process);
+        self.table.insert(process.clone(), Source::Record, now_ns);
         process
+    }
+
+    fn cgroup(&mut self, header: &Header) -> Option<Arc<Cgroup>> {
+        self.cgroups.of(
+            header.cgroup_id,
+            header.tgid,
+            self.procfs.as_ref(),
+            header.boot_ns,
+        )
+    }
+
+    /// The entry of a process that is known by its facts.
+    fn entry_of(&mut self, facts: &Facts, now_ns: u64) -> Option<Entry> {
+        let process = self.table.find(facts.pid, facts.start_ns, now_ns)?;
+        process.entry_leader.clone()
     }
 
     /// A process by key: from the table, else from `/proc` while it lives.
@@ -355,6 +445,8 @@ impl Enricher {
             tty: None,
             capabilities_effective: None,
             capabilities_permitted: None,
+            cgroup: None,
+            mount_namespace: None,
         }
     }
 
@@ -365,6 +457,7 @@ impl Enricher {
             lineage: Arc::default(),
             group_leader: None,
             session_leader: None,
+            entry_leader: None,
             previous_executable: None,
         });
         self.table
@@ -423,6 +516,10 @@ impl Enricher {
         };
         kept.group_leader = own(kept.group_leader);
         kept.session_leader = own(kept.session_leader);
+        kept.entry_leader = kept.entry_leader.map(|entry| Entry {
+            leader: own(Some(entry.leader.clone())).unwrap_or(entry.leader),
+            ..entry
+        });
         kept.facts = Arc::new(Facts {
             image: small.clone(),
             ..(*process.facts).clone()

@@ -13,6 +13,7 @@ pub const TICK_NS: u64 = 10_000_000;
 /// Longest argument area read, in bytes.
 pub const CMDLINE_LEN_MAX: u64 = 128 * 1024;
 const STAT_LEN_MAX: u64 = 4096;
+const CGROUP_LEN_MAX: u64 = 64 * 1024;
 const STATUS_LEN_MAX: u64 = 64 * 1024;
 
 /// A mounted proc file system.
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub working_directory: Vec<u8>,
     /// The argument area, cut at [`CMDLINE_LEN_MAX`].
     pub arguments: Vec<u8>,
+    /// Inode number of the mount namespace.
+    pub mount_namespace: Option<u32>,
 }
 
 /// From `/proc/PID/stat`.
@@ -96,6 +99,7 @@ impl Procfs {
             executable: self.link(pid, "exe"),
             working_directory: self.link(pid, "cwd"),
             arguments: self.arguments(pid).unwrap_or_default(),
+            mount_namespace: parse_namespace(&self.link(pid, "ns/mnt")),
             stat,
         };
         let after = self.stat(pid)?;
@@ -111,6 +115,15 @@ impl Procfs {
     #[must_use]
     pub fn arguments(&self, pid: u32) -> Option<Vec<u8>> {
         self.read(pid, "cmdline", CMDLINE_LEN_MAX)
+    }
+
+    /// The path of the control group (version 2), as this sensor's own namespace shows it.
+    #[must_use]
+    pub fn cgroup(&self, pid: u32) -> Option<String> {
+        let text = self.read(pid, "cgroup", CGROUP_LEN_MAX)?;
+        let mut lines = text.split(|b| *b == b'\n');
+        let path = lines.find_map(|line| line.strip_prefix(b"0::"))?;
+        Some(String::from_utf8_lossy(path).into_owned())
     }
 
     fn read(&self, pid: u32, name: &str, len_max: u64) -> Option<Vec<u8>> {
@@ -160,6 +173,13 @@ fn decode_device(device: u32) -> u32 {
     let minor = (device & 0xff) | ((device >> 12) & 0xf_ff00);
     let major = (device >> 8) & 0xfff;
     (major << 20) | minor
+}
+
+/// `mnt:[4026531840]`
+fn parse_namespace(target: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(target).ok()?;
+    let (_, inode) = text.strip_suffix(']')?.split_once('[')?;
+    inode.parse().ok()
 }
 
 fn parse_status(bytes: &[u8]) -> Status {
@@ -249,6 +269,9 @@ mod tests {
             std::env::current_dir().unwrap().into_os_string().into_vec()
         );
         assert!(me.arguments.ends_with(b"\0"));
+        let own = std::fs::metadata("/proc/self/ns/mnt").unwrap();
+        let inode = std::os::unix::fs::MetadataExt::ino(&own);
+        assert_eq!(me.mount_namespace.map(u64::from), Some(inode));
         assert!(proc.pids(100_000).contains(&me.stat.pid));
         assert_eq!(proc.snapshot(u32::MAX), None);
     }

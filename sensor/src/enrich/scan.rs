@@ -10,7 +10,7 @@ use sensor_ebpf::Header;
 
 use super::process_table::Source;
 use super::procfs::{Snapshot, TICK_NS};
-use super::{Enricher, image, is_cut};
+use super::{Enricher, entry, image, is_cut};
 use crate::decode::Exec;
 use crate::event::{Credentials, Event, Facts, Kind, Lineage, Process, Target};
 
@@ -22,6 +22,7 @@ impl Enricher {
             return Vec::new();
         };
         self.users.refresh(now_ns);
+        self.cgroups.walk(now_ns);
         let pids = procfs.pids(self.table.limits().processes_max);
         let mut found: HashMap<u32, Snapshot> = HashMap::with_capacity(pids.len());
         found.extend(
@@ -117,6 +118,7 @@ impl Enricher {
                 .unwrap_or_default(),
             group_leader: known.as_ref().and_then(|k| k.group_leader.clone()),
             session_leader: known.as_ref().and_then(|k| k.session_leader.clone()),
+            entry_leader: known.as_ref().and_then(|k| k.entry_leader.clone()),
             previous_executable: known.and_then(|k| k.facts.image.executables.first().cloned()),
         });
         self.table.insert(process.clone(), Source::Record, now_ns);
@@ -166,10 +168,22 @@ impl Enricher {
             Some(parent) => Arc::new(parent.lineage.below(&parent.facts)),
             None => self.lineage_of_stranger(stat.parent),
         };
-        let facts = self.facts_of(snapshot, start_ns);
+        let mut facts = self.facts_of(snapshot, start_ns);
+        facts.cgroup = self
+            .procfs
+            .as_ref()
+            .and_then(|procfs| self.cgroups.of_process(stat.pid, procfs));
+        let parent = self.table.latest(stat.parent);
+        let entry_leader = entry::of(
+            &facts,
+            stat.sid == stat.pid,
+            lineage.parent().map(|parent| &**parent),
+            parent.and_then(|parent| parent.entry_leader.as_ref()),
+        );
         let process = Process {
             group_leader: self.leader(stat.pgid, &facts),
             session_leader: self.leader(stat.sid, &facts),
+            entry_leader,
             facts: Arc::new(facts),
             lineage,
             previous_executable: None,
@@ -220,6 +234,7 @@ impl Enricher {
                 saved_group: group(2),
             },
             tty: Some(stat.tty),
+            mount_namespace: snapshot.mount_namespace,
             ..self.unknown(stat.pid, start_ns)
         }
     }

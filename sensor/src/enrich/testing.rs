@@ -121,11 +121,21 @@ impl Enricher {
         body: &ExecBody,
         run: &Run<'_>,
     ) -> Event {
+        self.feed_exec_as(&header(Kind::Exec, boot_ns, key), body, run)
+    }
+
+    /// An exec whose header says more than time and key.
+    pub(crate) fn feed_exec_as(
+        &mut self,
+        header: &Header,
+        body: &ExecBody,
+        run: &Run<'_>,
+    ) -> Event {
         let area: String = run.args.iter().flat_map(|arg| [*arg, "\0"]).collect();
         let body = ExecBody {
             args_len: u32::try_from(area.len()).unwrap(),
             args_count: u32::try_from(run.args.len()).unwrap(),
-            ns_tgid: key.0,
+            ns_tgid: header.tgid,
             ..*body
         };
         let exec = Exec {
@@ -137,7 +147,7 @@ impl Enricher {
             comm: b"comm",
             arguments: area.as_bytes(),
         };
-        self.feed(&header(Kind::Exec, boot_ns, key), Body::Exec(exec))
+        self.feed(header, Body::Exec(exec))
     }
 
     pub(crate) fn feed_exit(&mut self, boot_ns: u64, key: Key, status: u32) -> Event {

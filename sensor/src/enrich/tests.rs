@@ -21,7 +21,7 @@ use crate::event::{Event, Fields, Kind, Value};
 const SECOND: u64 = 1_000_000_000;
 const SHELL: Key = (100, 5 * SECOND);
 
-fn enricher(limits: TableLimits) -> Enricher {
+pub(super) fn enricher(limits: TableLimits) -> Enricher {
     let host = Host {
         id: "h".into(),
         boot_id: "b".into(),
@@ -43,7 +43,7 @@ fn with_shell() -> Enricher {
     enricher
 }
 
-fn shown(event: &Event, path: &str) -> Vec<String> {
+pub(super) fn shown(event: &Event, path: &str) -> Vec<String> {
     let row = field(path).unwrap_or_else(|| panic!("no field {path}"));
     assert!(row.kinds.contains(event.kind), "{path} on {:?}", event.kind);
     let shown = |value: Value<'_>| match value {
@@ -55,7 +55,7 @@ fn shown(event: &Event, path: &str) -> Vec<String> {
     (row.get)(event).iter().map(shown).collect()
 }
 
-fn check(event: &Event, expected: &[(&str, &[&str])]) {
+pub(super) fn check(event: &Event, expected: &[(&str, &[&str])]) {
     for (path, values) in expected {
         assert_eq!(shown(event, path), *values, "{path}");
     }

@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 pub use file::File;
 pub use network::Network;
-pub use process::{Account, Credentials, Facts, Gauge, Image, Leader, Lineage, Process};
+pub use process::{
+    Account, Cgroup, Container, Credentials, Entry, EntryKind, Facts, Gauge, Image, Leader,
+    Lineage, Process,
+};
 pub use schema::{FIELDS, FieldRow, FieldType};
 pub use table::FieldTable;
 
@@ -253,6 +256,11 @@ impl Kinds {
     #[must_use]
     pub const fn with(self, kind: Kind) -> Kinds {
         Kinds(self.0 | 1 << kind as u8)
+    }
+
+    #[must_use]
+    pub const fn and(self, other: Kinds) -> Kinds {
+        Kinds(self.0 | other.0)
     }
 
     #[must_use]

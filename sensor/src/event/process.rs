@@ -162,6 +162,27 @@ pub struct Facts {
     pub tty: Option<u32>,
     pub capabilities_effective: Option<Arc<[&'static str]>>,
     pub capabilities_permitted: Option<Arc<[&'static str]>>,
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Inode number of the mount namespace.
+    pub mount_namespace: Option<u32>,
+}
+
+/// A control group (version 2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroup {
+    /// Never used twice in one boot.
+    pub id: u64,
+    /// Below the place where the hierarchy is mounted; `/` for the root.
+    pub path: Arc<str>,
+    /// The container that the path tells of.
+    pub container: Option<Container>,
+}
+
+/// What a control group's path tells of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub id: Arc<str>,
+    pub runtime: Option<&'static str>,
 }
 
 impl Facts {
@@ -179,6 +200,47 @@ pub struct Leader {
     /// The rest is unknown when the leader had gone before the sensor saw it.
     pub entity_id: Option<Arc<str>>,
     pub image: Option<Arc<Image>>,
+}
+
+/// The process by which a group of processes came into the system.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub kind: EntryKind,
+    pub leader: Leader,
+}
+
+/// `process.entry_leader.entry_meta.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    Init,
+    Sshd,
+    Ssm,
+    Cron,
+    Kubelet,
+    Teleport,
+    Terminal,
+    Console,
+    Container,
+    /// A session of which nobody knows who opened it.
+    Unknown,
+}
+
+impl EntryKind {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            EntryKind::Init => "init",
+            EntryKind::Sshd => "sshd",
+            EntryKind::Ssm => "ssm",
+            EntryKind::Cron => "cron",
+            EntryKind::Kubelet => "kubelet",
+            EntryKind::Teleport => "teleport",
+            EntryKind::Terminal => "terminal",
+            EntryKind::Console => "console",
+            EntryKind::Container => "container",
+            EntryKind::Unknown => "unknown",
+        }
+    }
 }
 
 /// Ancestors, nearest first, as they were when each forked; at most [`ANCESTORS_MAX`].
@@ -232,6 +294,7 @@ pub struct Process {
     pub lineage: Arc<Lineage>,
     pub group_leader: Option<Leader>,
     pub session_leader: Option<Leader>,
+    pub entry_leader: Option<Entry>,
     /// The executable before the exec that made the present image.
     pub previous_executable: Option<Arc<str>>,
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::process::{Facts, Image, Leader};
-use super::{Account, Event, File, Kind, Kinds, Network, Value, Values};
+use super::{Account, Container, Event, File, Kind, Kinds, Network, Value, Values};
 
 /// Declared type of a field. Ids of users, groups and inodes are keywords, as in ECS; rules may still compare them with
 /// numbers.
@@ -63,6 +63,7 @@ pub fn field(path: &str) -> Option<&'static FieldRow> {
     FIELDS.get(position(path)?)
 }
 
+const PROCESS_AND_NETWORK: Kinds = Kinds::PROCESS.and(Kinds::NETWORK);
 const END: Kinds = Kinds::NONE.with(Kind::End);
 
 const fn row(
@@ -100,6 +101,8 @@ impl FieldRow {
 pub static FIELDS: &[FieldRow] = &[
     row("@timestamp", FieldType::Date, Kinds::ALL, "time of the kernel hook on the boot clock, shown as wall time", |e| Values::One(Value::Date(e.wall_ns))),
     row("agent.id", FieldType::Keyword, Kinds::ALL, "made once and kept in the state directory", |e| text(&e.host.agent_id)),
+    row("container.id", FieldType::Keyword, Kinds::ALL, "from the path of the control group (version 2)", |e| maybe(container(e).map(|c| &*c.id))),
+    row("container.runtime", FieldType::Keyword, Kinds::ALL, "from the path of the control group (version 2)", |e| maybe(container(e).and_then(|c| c.runtime))),
     row("data_stream.dataset", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.dataset())),
     row("destination.address", FieldType::Keyword, Kinds::NETWORK, "`destination.ip` as text", |e| maybe(network(e).and_then(|n| n.destination.address()))),
     row("destination.ip", FieldType::Ip, Kinds::NETWORK, "remote address of the socket; absent while the kernel has not chosen it", |e| ip(network(e).and_then(|n| n.destination.ip))),
@@ -136,24 +139,43 @@ pub static FIELDS: &[FieldRow] = &[
     row("network.transport", FieldType::Keyword, Kinds::NETWORK, "protocol of the socket", |e| maybe(network(e).and_then(|n| n.transport.name()))),
     row("network.type", FieldType::Keyword, Kinds::NETWORK, "version of the addresses: `ipv4` or `ipv6`", |e| maybe(network(e).and_then(Network::ip_version))),
     row("process.Ext.ancestry", FieldType::Keyword, Kinds::PROCESS, "entity ids of the ancestors, nearest first, at most 32, from the process table", |e| strs(Some(e.process.lineage.entity_ids()))).array(),
+    row("process.Ext.cgroup", FieldType::Keyword, Kinds::ALL, "path of the control group (version 2), by its number in the record", |e| maybe(facts(e).cgroup.as_ref().map(|c| &*c.path))),
     row("process.Ext.executables", FieldType::Keyword, Kinds::ALL, "every value of `process.executable`", |e| strs(Some(&image(e).executables))).array(),
     row("process.Ext.exit_signal", FieldType::Number, END, "signal that ended the process; absent when it exited by itself", |e| number(e.exit().and_then(|x| x.signal))),
+    row("process.Ext.mount_namespace", FieldType::Number, Kinds::ALL, "inode number of the mount namespace at fork or exec", |e| number(facts(e).mount_namespace)),
     row("process.Ext.names", FieldType::Keyword, Kinds::ALL, "every value of `process.name`", |e| strs(Some(&image(e).names))).array(),
     row("process.args", FieldType::Keyword, Kinds::PROCESS, "argument area of the process at exec, split at NUL; an interpreter comes first", |e| strs(Some(&image(e).args))).array(),
     row("process.args_count", FieldType::Number, Kinds::PROCESS, "true number of arguments, also when they were cut", |e| number(image(e).args_count)),
     row("process.command_line", FieldType::Keyword, Kinds::PROCESS, "`process.args` joined by one space", |e| maybe(image(e).command_line())),
     row("process.end", FieldType::Date, END, "time of the hook", |e| Values::One(Value::Date(e.wall_ns))),
     row("process.entity_id", FieldType::Keyword, Kinds::ALL, "hash of host, boot, pid and start time", |e| text(&facts(e).entity_id)),
+    row("process.entry_leader.Ext.executables", FieldType::Keyword, Kinds::PROCESS, "every value of `process.entry_leader.executable`", |e| strs(leader_image(entry_leader(e)).map(|i| &*i.executables))).array(),
+    row("process.entry_leader.Ext.names", FieldType::Keyword, Kinds::PROCESS, "every value of `process.entry_leader.name`", |e| strs(leader_image(entry_leader(e)).map(|i| &*i.names))).array(),
+    row("process.entry_leader.args", FieldType::Keyword, Kinds::PROCESS, "entry leader, from the process table", |e| strs(leader_image(entry_leader(e)).map(|i| &*i.args))).array(),
+    row("process.entry_leader.args_count", FieldType::Number, Kinds::PROCESS, "entry leader, from the process table", |e| number(leader_image(entry_leader(e)).and_then(|i| i.args_count))),
+    row("process.entry_leader.command_line", FieldType::Keyword, Kinds::PROCESS, "entry leader, from the process table", |e| maybe(leader_image(entry_leader(e)).and_then(Image::command_line))),
+    row("process.entry_leader.entity_id", FieldType::Keyword, Kinds::ALL, "entry leader, from the process table", |e| maybe(entry_leader(e).and_then(|l| l.entity_id.as_deref()))),
+    row("process.entry_leader.entry_meta.type", FieldType::Keyword, Kinds::PROCESS, "how the entry leader came in: container (by its control group or runtime), terminal, console, init, sshd, cron, ssm, kubelet, teleport or unknown", |e| maybe(e.process.entry_leader.as_ref().map(|entry| entry.kind.name()))),
+    row("process.entry_leader.executable", FieldType::Keyword, Kinds::PROCESS, "entry leader, from the process table", |e| strs(leader_image(entry_leader(e)).map(|i| &*i.executables))).all_in("process.entry_leader.Ext.executables"),
+    row("process.entry_leader.name", FieldType::Keyword, Kinds::PROCESS, "entry leader, from the process table", |e| strs(leader_image(entry_leader(e)).map(|i| &*i.names))).all_in("process.entry_leader.Ext.names"),
+    row("process.entry_leader.pid", FieldType::Number, Kinds::PROCESS, "entry leader's pid", |e| number(entry_leader(e).map(|l| l.pid))),
+    row("process.entry_leader.same_as_process", FieldType::Boolean, Kinds::PROCESS, "the process is its own entry leader", |e| boolean(entry_leader(e).map(|l| l.pid == facts(e).pid))),
+    row("process.entry_leader.working_directory", FieldType::Keyword, Kinds::PROCESS, "entry leader, from the process table", |e| maybe(leader_image(entry_leader(e)).and_then(|i| i.working_directory.as_deref()))),
     row("process.executable", FieldType::Keyword, Kinds::ALL, "resolved path of the executable, then the path of the script it runs", |e| strs(Some(&image(e).executables))).all_in("process.Ext.executables"),
     row("process.exit_code", FieldType::Number, END, "exit code; 0 when a signal ended the process", |e| number(e.exit().map(|x| x.code))),
     row("process.group.id", FieldType::Keyword, Kinds::ALL, "effective gid at the hook", |e| account_id(Some(&e.group))),
     row("process.group.name", FieldType::Keyword, Kinds::ALL, "name of `process.group.id` in the group file", |e| account_name(Some(&e.group))),
     row("process.group_leader.Ext.executables", FieldType::Keyword, Kinds::PROCESS, "every value of `process.group_leader.executable`", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.executables))).array(),
     row("process.group_leader.Ext.names", FieldType::Keyword, Kinds::PROCESS, "every value of `process.group_leader.name`", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.names))).array(),
-    row("process.group_leader.entity_id", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| { maybe(e.process.group_leader.as_ref().and_then(|l| l.entity_id.as_deref())) }),
+    row("process.group_leader.args", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.args))).array(),
+    row("process.group_leader.args_count", FieldType::Number, Kinds::PROCESS, "process group leader, from the process table", |e| number(leader_image(e.process.group_leader.as_ref()).and_then(|i| i.args_count))),
+    row("process.group_leader.command_line", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| maybe(leader_image(e.process.group_leader.as_ref()).and_then(Image::command_line))),
+    row("process.group_leader.entity_id", FieldType::Keyword, Kinds::ALL, "process group leader, from the process table", |e| maybe(e.process.group_leader.as_ref().and_then(|l| l.entity_id.as_deref()))),
     row("process.group_leader.executable", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.executables))).all_in("process.group_leader.Ext.executables"),
     row("process.group_leader.name", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| strs(leader_image(e.process.group_leader.as_ref()).map(|i| &*i.names))).all_in("process.group_leader.Ext.names"),
-    row("process.group_leader.pid", FieldType::Number, Kinds::PROCESS, "process group leader's pid, from the fork and exec records", |e| number(e.process.group_leader.as_ref().map(|l| l.pid))),
+    row("process.group_leader.pid", FieldType::Number, Kinds::PROCESS, "process group leader's pid", |e| number(e.process.group_leader.as_ref().map(|l| l.pid))),
+    row("process.group_leader.same_as_process", FieldType::Boolean, Kinds::PROCESS, "the process is its own process group leader", |e| boolean(e.process.group_leader.as_ref().map(|l| l.pid == facts(e).pid))),
+    row("process.group_leader.working_directory", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| maybe(leader_image(e.process.group_leader.as_ref()).and_then(|i| i.working_directory.as_deref()))),
     row("process.interactive", FieldType::Boolean, Kinds::PROCESS, "the process has a controlling terminal", |e| boolean(facts(e).interactive())),
     row("process.name", FieldType::Keyword, Kinds::ALL, "name the program was invoked by, then the name of the resolved executable if different", |e| strs(Some(&image(e).names))).all_in("process.Ext.names"),
     row("process.parent.Ext.executables", FieldType::Keyword, Kinds::ALL, "every value of `process.parent.executable`", |e| strs(parent_image(e).map(|i| &*i.executables))).array(),
@@ -184,13 +206,18 @@ pub static FIELDS: &[FieldRow] = &[
     row("process.saved_user.id", FieldType::Keyword, Kinds::PROCESS, "saved uid of the process", |e| account_id(facts(e).credentials.saved_user.as_ref())),
     row("process.session_leader.Ext.executables", FieldType::Keyword, Kinds::PROCESS, "every value of `process.session_leader.executable`", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.executables))).array(),
     row("process.session_leader.Ext.names", FieldType::Keyword, Kinds::PROCESS, "every value of `process.session_leader.name`", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.names))).array(),
-    row("process.session_leader.entity_id", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| { maybe(e.process.session_leader.as_ref().and_then(|l| l.entity_id.as_deref())) }),
+    row("process.session_leader.args", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.args))).array(),
+    row("process.session_leader.args_count", FieldType::Number, Kinds::PROCESS, "session leader, from the process table", |e| number(leader_image(e.process.session_leader.as_ref()).and_then(|i| i.args_count))),
+    row("process.session_leader.command_line", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| maybe(leader_image(e.process.session_leader.as_ref()).and_then(Image::command_line))),
+    row("process.session_leader.entity_id", FieldType::Keyword, Kinds::ALL, "session leader, from the process table", |e| maybe(e.process.session_leader.as_ref().and_then(|l| l.entity_id.as_deref()))),
     row("process.session_leader.executable", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.executables))).all_in("process.session_leader.Ext.executables"),
     row("process.session_leader.name", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| strs(leader_image(e.process.session_leader.as_ref()).map(|i| &*i.names))).all_in("process.session_leader.Ext.names"),
-    row("process.session_leader.pid", FieldType::Number, Kinds::PROCESS, "session leader's pid, from the fork and exec records", |e| number(e.process.session_leader.as_ref().map(|l| l.pid))),
+    row("process.session_leader.pid", FieldType::Number, Kinds::PROCESS, "session leader's pid", |e| number(e.process.session_leader.as_ref().map(|l| l.pid))),
+    row("process.session_leader.same_as_process", FieldType::Boolean, Kinds::PROCESS, "the process is its own session leader", |e| boolean(e.process.session_leader.as_ref().map(|l| l.pid == facts(e).pid))),
+    row("process.session_leader.working_directory", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| maybe(leader_image(e.process.session_leader.as_ref()).and_then(|i| i.working_directory.as_deref()))),
     row("process.start", FieldType::Date, Kinds::PROCESS, "start of the thread group leader", |e| started(e, facts(e).start_ns)),
-    row("process.thread.capabilities.effective", FieldType::Keyword, Kinds::PROCESS, "effective capabilities at exec", |e| capabilities(facts(e).capabilities_effective.as_deref())).array(),
-    row("process.thread.capabilities.permitted", FieldType::Keyword, Kinds::PROCESS, "permitted capabilities at exec", |e| capabilities(facts(e).capabilities_permitted.as_deref())).array(),
+    row("process.thread.capabilities.effective", FieldType::Keyword, PROCESS_AND_NETWORK, "effective capabilities, at exec or by the latest record that told them", |e| capabilities(facts(e).capabilities_effective.as_deref())).array(),
+    row("process.thread.capabilities.permitted", FieldType::Keyword, PROCESS_AND_NETWORK, "permitted capabilities, at exec or by the latest record that told them", |e| capabilities(facts(e).capabilities_permitted.as_deref())).array(),
     row("process.tty.char_device.major", FieldType::Number, Kinds::PROCESS, "controlling terminal at exec", |e| number(terminal(e).map(|tty| tty >> 20))),
     row("process.tty.char_device.minor", FieldType::Number, Kinds::PROCESS, "controlling terminal at exec", |e| number(terminal(e).map(|tty| tty & 0xf_ffff))),
     row("process.user.id", FieldType::Keyword, Kinds::ALL, "effective uid at the hook", |e| account_id(Some(&e.user))),
@@ -221,6 +248,18 @@ fn parent(event: &Event) -> Option<&Facts> {
 
 fn parent_image(event: &Event) -> Option<&Image> {
     parent(event).map(|facts| &*facts.image)
+}
+
+fn entry_leader(event: &Event) -> Option<&Leader> {
+    event
+        .process
+        .entry_leader
+        .as_ref()
+        .map(|entry| &entry.leader)
+}
+
+fn container(event: &Event) -> Option<&Container> {
+    facts(event).cgroup.as_ref()?.container.as_ref()
 }
 
 fn leader_image(leader: Option<&Leader>) -> Option<&Image> {

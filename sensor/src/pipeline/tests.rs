@@ -10,6 +10,7 @@ use sensor_ebpf::ExecBody;
 
 use super::Fault;
 use crate::enrich::Enricher;
+use crate::enrich::cgroups::Cgroups;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::testing::{Key, Run, exec_body};
 use crate::enrich::users::Users;
@@ -142,6 +143,9 @@ fn enricher() -> (Enricher, tempfile::TempDir) {
         Users::from_files(&passwd, &passwd),
         None,
     );
+    // The number that the records made here carry.
+    let path = format!("/docker-{}.scope", "0f".repeat(32));
+    enricher.set_cgroups(Cgroups::knowing(1, &path));
     enricher.set_wall_offset(1_700_000_000_000_000_000);
     (enricher, folder)
 }
@@ -219,12 +223,12 @@ fn every_field_is_carried_by_some_event() {
         status: 9,
     };
     let (mut enricher, _folder) = enricher();
-    let mut events = live(&mut enricher, &ordinary, (2, 2_000_000_000), (1, 1));
+    let mut events = live(&mut enricher, &ordinary, (20, 2_000_000_000), (1, 1));
     events.extend(live(
         &mut enricher,
         &ordinary,
-        (3, 3_000_000_000),
-        (2, 2_000_000_000),
+        (30, 3_000_000_000),
+        (20, 2_000_000_000),
     ));
     let missing: Vec<&str> = FIELDS
         .iter()
