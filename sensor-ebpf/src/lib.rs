@@ -52,6 +52,8 @@ kinds! {
     Exit = 3 "end";
     FileCreate = 4 "creation";
     Connect = 5 "connection_attempted";
+    Accept = 6 "connection_accepted";
+    Close = 7 "disconnect_received";
 }
 
 impl Kind {
@@ -217,7 +219,7 @@ pub struct FileBody {
     pub reserved: u32,
 }
 
-/// Body of [`Kind::Connect`]. No parts.
+/// Body of [`Kind::Connect`], [`Kind::Accept`] and [`Kind::Close`]. No parts.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(target_arch = "bpf"),
@@ -238,7 +240,8 @@ pub struct ConnectBody {
     pub remote: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
-    pub reserved: u32,
+    /// [`Kind::Close`]: non-zero when the other side had answered. Else 0.
+    pub detail: u32,
     /// Identifies the socket while it lives.
     pub socket: u64,
 }

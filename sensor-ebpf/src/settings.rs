@@ -121,8 +121,16 @@ offsets! {
     fdtable_max_fds = "fdtable" "max_fds";
     fdtable_fd = "fdtable" "fd";
     pt_regs_syscall = "pt_regs" "orig_ax" optional;
+    pt_regs_bx = "pt_regs" "bx" optional;
+    file_private = "file" "private_data";
+    file_count = "file" "f_count" optional;
+    file_ref = "file" "f_ref" optional;
+    socket_file = "socket" "file";
+    socket_sk = "socket" "sk";
     sock_family = "sock" "__sk_common.skc_family";
+    sock_state = "sock" "__sk_common.skc_state";
     sock_num = "sock" "__sk_common.skc_num";
+    inet_sport = "inet_sock" "inet_sport" optional;
     sock_dport = "sock" "__sk_common.skc_dport";
     sock_daddr = "sock" "__sk_common.skc_daddr";
     sock_rcv_saddr = "sock" "__sk_common.skc_rcv_saddr";
@@ -130,6 +138,9 @@ offsets! {
     sock_v6_rcv_saddr = "sock" "__sk_common.skc_v6_rcv_saddr" optional;
     sock_net = "sock" "__sk_common.skc_net.net" optional;
     sock_protocol = "sock" "sk_protocol";
+    sock_socket = "sock" "sk_socket";
+    sock_lock_owned = "sock" "sk_lock.owned";
+    tcp_bytes_acked = "tcp_sock" "bytes_acked" optional;
     net_inum = "net" "ns.inum" optional;
 }
 
@@ -171,7 +182,14 @@ pub struct Settings {
     /// Indexes into `signal_struct.pids`.
     pub pidtype_pgid: u32,
     pub pidtype_sid: u32,
-    pub reserved: u32,
+    /// Parameters of `inet_csk_accept`: the return value is in the slot behind them.
+    pub accept_parameters: u32,
+    /// Numbers of the system calls that accept, native and 32-bit; unused entries are [`NO_SYSCALL`].
+    pub accept_calls: [u32; 2],
+    pub accept_calls_compat: [u32; 2],
+    /// The 32-bit system call that does what its first argument says.
+    pub socketcall_compat: u32,
+    pub reserved_network: u32,
 }
 
 impl Settings {
@@ -190,7 +208,11 @@ impl Settings {
         upid_size: 16,
         pidtype_pgid: 2,
         pidtype_sid: 3,
-        reserved: 0,
+        accept_parameters: 2,
+        accept_calls: [NO_SYSCALL; 2],
+        accept_calls_compat: [NO_SYSCALL; 2],
+        socketcall_compat: NO_SYSCALL,
+        reserved_network: 0,
     };
 }
 
@@ -223,5 +245,5 @@ impl Count {
 
 const _: () = {
     assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
-    assert!(size_of::<Settings>() == 144);
+    assert!(size_of::<Settings>() == 168);
 };

@@ -27,6 +27,8 @@ pub enum Body<'a> {
     Exit(&'a ExitBody),
     FileCreate(File<'a>),
     Connect(&'a ConnectBody),
+    Accept(&'a ConnectBody),
+    Close(&'a ConnectBody),
     /// Only the header fitted ([`sensor_ebpf::record_flag::DEGRADED`]); the kind is in the header.
     Degraded,
 }
@@ -144,10 +146,14 @@ fn decode_body<'a>(
             unknown += parts(header, rest, total, |_, _| false)?;
             Body::Exit(body)
         }
-        Kind::Connect => {
+        Kind::Connect | Kind::Accept | Kind::Close => {
             let (body, rest) = take(rest, "body", total)?;
             unknown += parts(header, rest, total, |_, _| false)?;
-            Body::Connect(body)
+            match kind {
+                Kind::Accept => Body::Accept(body),
+                Kind::Close => Body::Close(body),
+                _ => Body::Connect(body),
+            }
         }
         Kind::FileCreate => {
             let (body, rest) = take(rest, "body", total)?;
@@ -438,7 +444,7 @@ mod tests {
             let body = vec![0; match kind { 1 => 24, 2 => 112, 3 => 8, 4 => 32, _ => 56 }];
             let mut bytes = record(kind, 0, &body, &parts);
             let whole = decode(Slot::new(&bytes).bytes()).is_ok();
-            prop_assert_eq!(whole, (1..=5).contains(&kind));
+            prop_assert_eq!(whole, (1..=7).contains(&kind));
             for (at, value) in hits {
                 let at = at.index(bytes.len());
                 bytes[at] = value;

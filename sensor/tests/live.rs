@@ -20,6 +20,8 @@ mod daemon;
 mod journal;
 #[path = "live/loss.rs"]
 mod loss;
+#[path = "live/network.rs"]
+mod network;
 #[path = "live/processes.rs"]
 mod processes;
 #[path = "live/scope.rs"]

@@ -149,6 +149,8 @@ enum Seen {
     Exit(Header, ExitBody),
     File(Header, FileBody, String),
     Connect(Header, ConnectBody),
+    Close(Header, ConnectBody),
+    Accept(Header),
     Degraded(Header),
 }
 
@@ -174,6 +176,8 @@ fn own(bytes: &[u8]) -> Seen {
         Body::Fork(body) => Seen::Fork(header, *body),
         Body::Exit(body) => Seen::Exit(header, *body),
         Body::Connect(body) => Seen::Connect(header, *body),
+        Body::Accept(_) => Seen::Accept(header),
+        Body::Close(body) => Seen::Close(header, *body),
         Body::FileCreate(file) => Seen::File(header, *file.body, text(file.path)),
         Body::Degraded => Seen::Degraded(header),
         Body::Exec(exec) => Seen::Exec(
@@ -202,6 +206,8 @@ fn header(seen: &Seen) -> &Header {
         | Seen::Exit(header, _)
         | Seen::File(header, ..)
         | Seen::Connect(header, _)
+        | Seen::Close(header, _)
+        | Seen::Accept(header)
         | Seen::Degraded(header) => header,
     }
 }
@@ -266,6 +272,7 @@ fn every_act_has_its_record(tier: Tier) {
     check_processes(&seen, &folder);
     check_files(&seen, &folder);
     check_connects(&seen, port, port6, tier);
+    check_closes(&seen);
     let id = fs::metadata(&below).unwrap().ino();
     for seen in &seen {
         assert_eq!(header(seen).cgroup_id, id, "{seen:?}");
@@ -420,6 +427,36 @@ fn check_connects(seen: &[Seen], port: u16, port6: u16, tier: Tier) {
             assert_ne!(body.local_port, 0);
         }
     }
+}
+
+/// Each connection's socket is closed once, by the same process; the UDP socket and the listeners leave nothing.
+fn check_closes(seen: &[Seen]) {
+    let begun = connects(seen);
+    let ended: Vec<_> = seen
+        .iter()
+        .filter_map(|seen| match seen {
+            Seen::Close(header, body) => Some((header, body)),
+            _ => None,
+        })
+        .collect();
+    // At least once: an end right at the close is told of twice, and the daemon leaves the second one out.
+    let mut tokens: Vec<u64> = ended.iter().map(|(_, body)| body.socket).collect();
+    tokens.dedup();
+    let expected: Vec<u64> = begun.iter().map(|(_, body)| body.socket).collect();
+    assert_eq!(tokens, expected, "{ended:#?}");
+    for (header, body) in ended {
+        let (_, connect) = begun
+            .iter()
+            .find(|(_, of)| of.socket == body.socket)
+            .unwrap();
+        assert_eq!(header.tgid, begun[0].0.tgid);
+        assert_eq!(
+            (body.remote, body.remote_port),
+            (connect.remote, connect.remote_port)
+        );
+        assert_ne!((body.local_port, body.detail), (0, 0));
+    }
+    assert!(!seen.iter().any(|seen| matches!(seen, Seen::Accept(_))));
 }
 
 fn arguments_are_exact(tier: Tier) {

@@ -165,7 +165,7 @@ fn is_open_compat(number: u32) -> bool {
 
 /// True when the number is of the table that this call went through: 5 is `open` to a 32-bit program and `fstat` to others.
 #[inline(always)]
-fn matches_mode(faults: &mut Faults, task: u64, native: bool, compat: bool) -> bool {
+pub(super) fn matches_mode(faults: &mut Faults, task: u64, native: bool, compat: bool) -> bool {
     if setting!(compat_status) == 0 || offset!(task_thread_status) == u64::from(ABSENT) {
         return native;
     }
@@ -179,7 +179,7 @@ fn matches_mode(faults: &mut Faults, task: u64, native: bool, compat: bool) -> b
 
 /// The file behind a descriptor of the task; 0 when there is none.
 #[inline(always)]
-fn descriptor_file(faults: &mut Faults, task: u64, descriptor: u64) -> u64 {
+pub(super) fn descriptor_file(faults: &mut Faults, task: u64, descriptor: u64) -> u64 {
     let files = faults.pointer(task, offset!(task_files));
     let table = faults.pointer(files, offset!(files_fdt));
     if descriptor >= u64::from(faults.read::<u32>(table, offset!(fdtable_max_fds))) {

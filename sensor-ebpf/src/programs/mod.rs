@@ -5,6 +5,7 @@
 
 pub(crate) mod file;
 pub(crate) mod network;
+pub(crate) mod network_calls;
 pub(crate) mod process;
 
 use sensor_ebpf::Part;

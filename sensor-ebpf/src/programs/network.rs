@@ -1,11 +1,12 @@
-//! TCP connection attempts.
+//! TCP connections: attempted, accepted, closed.
 //!
-//! In: the first choice is the return of the two connect functions, the second the socket's change to SYN_SENT. Out: one
-//! record per attempt that the kernel accepted to start; never for UDP.
+//! In: the first choice is functions of the TCP stack, the second its tracepoints; what only system calls tell is in
+//! [`super::network_calls`]. Out: one record per attempt that the kernel accepted to start, per connection handed to a program,
+//! and per socket with a peer that a program let go of; never for UDP, and never what an interrupt did.
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
+    macros::{btf_tracepoint, fentry, fexit},
+    programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use core::mem::MaybeUninit;
 use sensor_ebpf::{
@@ -24,6 +25,12 @@ const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
 const IPPROTO_TCP: u16 = 6;
 const TCP_SYN_SENT: u32 = 2;
+const TCP_FIN_WAIT1: u32 = 4;
+const TCP_FIN_WAIT2: u32 = 5;
+const TCP_CLOSE: u32 = 7;
+const TCP_LAST_ACK: u32 = 9;
+const TCP_LISTEN: u32 = 10;
+const TCP_CLOSING: u32 = 11;
 
 /// A connection over IPv4 was started: first choice.
 ///
@@ -42,7 +49,7 @@ fn connect_v4(ctx: FExitContext) -> i32 {
     if faults.read::<u16>(socket, offset!(sock_family)) == AF_INET6 {
         return 0;
     }
-    attempt(&mut faults, socket);
+    report(&mut faults, Kind::Connect, socket, 0);
     0
 }
 
@@ -58,7 +65,7 @@ fn connect_v6(ctx: FExitContext) -> i32 {
         return 0;
     }
     let mut faults = Faults::NONE;
-    attempt(&mut faults, socket);
+    report(&mut faults, Kind::Connect, socket, 0);
     0
 }
 
@@ -79,20 +86,151 @@ fn connect_by_state(ctx: BtfTracePointContext) -> i32 {
     if faults.read::<u16>(socket, offset!(sock_protocol)) != IPPROTO_TCP {
         return 0;
     }
-    attempt(&mut faults, socket);
+    report(&mut faults, Kind::Connect, socket, 0);
     0
 }
 
-/// Sends the record of one attempt by the task that runs now.
+/// A connection was handed to a program: first choice.
+///
+/// # Kernel
+///
+/// 5.10 or later with function trampolines; `struct sock *inet_csk_accept(struct sock *, ...)`, with four parameters up to 6.9
+/// and two since: the return value moves with them. io_uring comes through here as well.
+#[fexit(function = "inet_csk_accept")]
+fn accept(ctx: FExitContext) -> i32 {
+    // Two accesses at constant places: the verifier refuses one at a place that was computed.
+    let socket = if setting!(accept_parameters) == 4 {
+        returned::<4>(ctx.arg(4))
+    } else {
+        returned::<2>(ctx.arg(2))
+    };
+    if socket == 0 {
+        return 0;
+    }
+    let mut faults = Faults::NONE;
+    if is_tcp(&mut faults, socket) {
+        report(&mut faults, Kind::Accept, socket, 0);
+    }
+    0
+}
+
+/// Keeps the compiler from merging two of these into one access.
 #[inline(always)]
-fn attempt(faults: &mut Faults, socket: u64) {
+fn returned<const SLOT: u32>(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {1} {0} */", inout(reg) value, const SLOT, options(pure, nomem, nostack));
+    }
+    value
+}
+
+/// A socket is let go of: first choice.
+///
+/// # Kernel
+///
+/// 5.10 or later with function trampolines; `void tcp_close(struct sock *, long)`, which the last user of a socket calls, by
+/// close or by its end. A kernel thread may do so in its stead, which the record's flags say.
+#[fentry(function = "tcp_close")]
+fn close(ctx: FEntryContext) -> i32 {
+    let socket: u64 = ctx.arg(0);
+    let mut faults = Faults::NONE;
+    let state = u32::from(faults.read::<u8>(socket, offset!(sock_state)));
+    if state != TCP_LISTEN && state != TCP_SYN_SENT {
+        closed(&mut faults, socket, state);
+    }
+    0
+}
+
+/// A socket is let go of: second choice, for one whose connection is still there.
+///
+/// # Kernel
+///
+/// 5.10 or later; `inet_sock_set_state(sk, oldstate, newstate)`, which `tcp_close` reaches even when the state stays the same.
+/// An interrupt changes the state of sockets no task owns, and `shutdown` that of sockets whose file is still in use; neither
+/// is a close.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn close_by_state(ctx: BtfTracePointContext) -> i32 {
+    let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
+    if old == TCP_LISTEN || old == TCP_SYN_SENT || old == TCP_CLOSE {
+        return 0;
+    }
+    match new {
+        TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSE | TCP_LAST_ACK | TCP_CLOSING => {}
+        _ => return 0,
+    }
+    let sock: u64 = ctx.arg(0);
+    let mut faults = Faults::NONE;
+    if !is_tcp(&mut faults, sock) || faults.read::<u32>(sock, offset!(sock_lock_owned)) == 0 {
+        return 0;
+    }
+    let socket = faults.pointer(sock, offset!(sock_socket));
+    if socket == 0 {
+        return 0;
+    }
+    let file = faults.pointer(socket, offset!(socket_file));
+    if file != 0 && is_released(&mut faults, file) {
+        closed(&mut faults, sock, old);
+    }
+    0
+}
+
+/// A socket is let go of: second choice, for one whose connection had ended before.
+///
+/// # Kernel
+///
+/// 5.10 or later; `tcp_destroy_sock(sk)`. Also the end of a socket that was closed earlier, but then no task owns it: what comes
+/// from an owner is `tcp_close`.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+fn close_by_end(ctx: BtfTracePointContext) -> i32 {
+    let socket: u64 = ctx.arg(0);
+    let mut faults = Faults::NONE;
+    if faults.read::<u32>(socket, offset!(sock_lock_owned)) != 0 && is_tcp(&mut faults, socket) {
+        closed(&mut faults, socket, TCP_CLOSE);
+    }
+    0
+}
+
+/// Reports the close of a socket that is in this state, unless it has no peer.
+#[inline(always)]
+fn closed(faults: &mut Faults, socket: u64, state: u32) {
+    if faults.read::<u16>(socket, offset!(sock_dport)) == 0 {
+        return;
+    }
+    // A socket whose attempt failed has a peer as well, but nothing it sent was ever acknowledged.
+    let answered = state != TCP_CLOSE
+        || offset!(tcp_bytes_acked) == u64::from(ABSENT)
+        || faults.read::<u64>(socket, offset!(tcp_bytes_acked)) != 0;
+    report(faults, Kind::Close, socket, u32::from(answered));
+}
+
+/// True when nobody holds the file any more.
+#[inline(always)]
+fn is_released(faults: &mut Faults, file: u64) -> bool {
+    let absent = u64::from(ABSENT);
+    if offset!(file_ref) != absent {
+        // Counts from 0 for one holder; negative once it is given up (6.13).
+        return faults.read::<u64>(file, offset!(file_ref)) as i64 <= -1;
+    }
+    offset!(file_count) != absent && faults.read::<u64>(file, offset!(file_count)) == 0
+}
+
+#[inline(always)]
+pub(super) fn is_tcp(faults: &mut Faults, socket: u64) -> bool {
+    let family = faults.read::<u16>(socket, offset!(sock_family));
+    (family == AF_INET || family == AF_INET6)
+        && faults.read::<u16>(socket, offset!(sock_protocol)) == IPPROTO_TCP
+}
+
+/// Sends the record of what the task that runs now did to a socket.
+#[inline(always)]
+pub(super) fn report(faults: &mut Faults, kind: Kind, socket: u64, detail: u32) {
     let task = task::current();
     if !task::in_scope(task) {
         return;
     }
     if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
-        count(Kind::Connect, Count::Seen);
-        count(Kind::Connect, Count::DroppedSelf);
+        count(kind, Count::Seen);
+        count(kind, Count::DroppedSelf);
         return;
     }
     let mut record = MaybeUninit::<(Header, ConnectBody)>::uninit();
@@ -100,10 +238,10 @@ fn attempt(faults: &mut Faults, socket: u64) {
     // SAFETY: the two pieces lie one behind the other in `record`, which has room for both.
     unsafe {
         let body = record.add(size_of::<Header>()).cast::<ConnectBody>();
-        task::fill_header(faults, record.cast(), Kind::Connect, task);
-        fill_body(faults, body, socket);
+        task::fill_header(faults, record.cast(), kind, task);
+        fill_body(faults, kind, body, socket, detail);
         const LEN: u64 = (size_of::<Header>() + size_of::<ConnectBody>()) as u64;
-        emit::<LEN>(Kind::Connect, record, LEN, 0, fault_flag(faults));
+        emit::<LEN>(kind, record, LEN, 0, fault_flag(faults));
     }
 }
 
@@ -111,7 +249,13 @@ fn attempt(faults: &mut Faults, socket: u64) {
 ///
 /// `body` points to a whole body's worth of writable bytes.
 #[inline(always)]
-unsafe fn fill_body(faults: &mut Faults, body: *mut ConnectBody, socket: u64) {
+unsafe fn fill_body(
+    faults: &mut Faults,
+    kind: Kind,
+    body: *mut ConnectBody,
+    socket: u64,
+    detail: u32,
+) {
     let absent = u64::from(ABSENT);
     let mut family = faults.read::<u16>(socket, offset!(sock_family));
     let mut local = [0u64; 2];
@@ -140,16 +284,21 @@ unsafe fn fill_body(faults: &mut Faults, body: *mut ConnectBody, socket: u64) {
         let net = faults.pointer(socket, offset!(sock_net));
         faults.read::<u32>(net, offset!(net_inum))
     };
+    let mut port = faults.read::<u16>(socket, offset!(sock_num));
+    if kind as u16 == Kind::Close as u16 && port == 0 && offset!(inet_sport) != absent {
+        // A connection that has ended gives its port back, but remembers it here.
+        port = u16::from_be(faults.read::<u16>(socket, offset!(inet_sport)));
+    }
     // SAFETY: the caller's pointer is valid for writes of a body; the addresses are 16 bytes each at multiples of 8.
     unsafe {
         (*body).family = family;
-        (*body).local_port = faults.read::<u16>(socket, offset!(sock_num));
+        (*body).local_port = port;
         (*body).remote_port = u16::from_be(faults.read::<u16>(socket, offset!(sock_dport)));
-        (*body).protocol = IPPROTO_TCP;
+        (*body).protocol = faults.read::<u16>(socket, offset!(sock_protocol));
         (&raw mut (*body).local).cast::<[u64; 2]>().write(local);
         (&raw mut (*body).remote).cast::<[u64; 2]>().write(remote);
         (*body).netns = netns;
-        (*body).reserved = 0;
+        (*body).detail = detail;
         // Mixed, so that no kernel address leaves the kernel; odd, so that no two sockets share a token.
         let socket = faults.number(socket);
         (*body).socket = (socket ^ setting!(token_key)).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -248,6 +248,8 @@ fn document(rows: &[Row], summary: &Summary) -> String {
             "args_incomplete": enrich.args_incomplete,
             "images_cut": enrich.images_cut,
             "evicted": enrich.evicted,
+            "sockets_evicted": enrich.sockets_evicted,
+            "unknown_sockets": enrich.unknown_sockets,
             "processes": enrich.processes,
         }),
     );

@@ -12,6 +12,9 @@ mod image;
 pub mod process_table;
 pub mod procfs;
 mod scan;
+mod sockets;
+#[cfg(test)]
+mod sockets_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -34,6 +37,7 @@ use cgroups::Cgroups;
 use host::EntityIds;
 use process_table::{ProcessTable, Source, TableLimits};
 use procfs::Procfs;
+use sockets::{Socket, Sockets};
 use users::Users;
 
 const AF_INET: u16 = 2;
@@ -58,6 +62,10 @@ pub struct Counters {
     pub images_cut: u64,
     /// Processes evicted from the table.
     pub evicted: u64,
+    /// Connected sockets evicted from their table: their close is not reported.
+    pub sockets_evicted: u64,
+    /// Sockets closed of whose connection nothing was seen; no event tells of them.
+    pub unknown_sockets: u64,
     /// Processes in the table now.
     pub processes: u64,
 }
@@ -68,6 +76,7 @@ pub struct Enricher {
     host: Arc<Host>,
     ids: EntityIds,
     table: ProcessTable,
+    sockets: Sockets,
     users: Users,
     cgroups: Cgroups,
     procfs: Option<Procfs>,
@@ -92,6 +101,7 @@ impl Enricher {
             ids: EntityIds::of(&host),
             host,
             table: ProcessTable::new(limits),
+            sockets: Sockets::default(),
             users,
             cgroups: procfs
                 .as_ref()
@@ -119,6 +129,7 @@ impl Enricher {
     pub fn counters(&self) -> Counters {
         Counters {
             evicted: self.table.evicted(),
+            sockets_evicted: self.sockets.evicted(),
             processes: u64::try_from(self.table.len()).unwrap_or(u64::MAX),
             ..self.counters
         }
@@ -136,14 +147,16 @@ impl Enricher {
             Body::Exit(body) => made(self.end(header, Some(body))),
             Body::FileCreate(file) => made(self.creation(header, Some(&file))),
             Body::Connect(body) => made(self.connection(header, Some(body))),
-            Body::Degraded => made(self.degraded(header)),
+            Body::Accept(body) => made(self.accepted(header, Some(body))),
+            Body::Close(body) => self.closed(header, body).into_iter().for_each(made),
+            Body::Degraded => self.degraded(header).into_iter().for_each(made),
         }
     }
 
     /// Only the header came: say what it and the table can.
-    fn degraded(&mut self, header: &Header) -> Event {
+    fn degraded(&mut self, header: &Header) -> Option<Event> {
         self.counters.degraded += 1;
-        match decode::kind_of(header.kind) {
+        let event = match decode::kind_of(header.kind) {
             Some(sensor_ebpf::Kind::Fork) => {
                 let process = self.found_now(header);
                 self.stamp(Kind::Fork, header, process, Target::Process)
@@ -155,7 +168,11 @@ impl Enricher {
             Some(sensor_ebpf::Kind::Exit) => self.end(header, None),
             Some(sensor_ebpf::Kind::FileCreate) => self.creation(header, None),
             Some(sensor_ebpf::Kind::Connect) => self.connection(header, None),
-        }
+            Some(sensor_ebpf::Kind::Accept) => self.accepted(header, None),
+            // Without the socket nobody can say whether it was ever connected.
+            Some(sensor_ebpf::Kind::Close) => return None,
+        };
+        Some(event)
     }
 
     fn fork(&mut self, header: &Header, body: &ForkBody) -> Event {
@@ -292,16 +309,54 @@ impl Enricher {
     }
 
     fn connection(&mut self, header: &Header, body: Option<&ConnectBody>) -> Event {
+        self.begin(header, body, Kind::ConnectionAttempted, Direction::Egress)
+    }
+
+    fn accepted(&mut self, header: &Header, body: Option<&ConnectBody>) -> Event {
+        self.begin(header, body, Kind::ConnectionAccepted, Direction::Ingress)
+    }
+
+    /// A connection began; its socket is remembered for when it ends.
+    fn begin(
+        &mut self,
+        header: &Header,
+        body: Option<&ConnectBody>,
+        kind: Kind,
+        direction: Direction,
+    ) -> Event {
         let process = self.actor(header);
         let target = body.map_or(Target::Process, |body| {
-            Target::Network(Network {
-                source: endpoint(body.family, body.local, body.local_port),
-                destination: endpoint(body.family, body.remote, body.remote_port),
-                transport: Transport::from_protocol(body.protocol),
-                direction: Direction::Egress,
-            })
+            let owner = (header.tgid, header.start_ns);
+            self.sockets
+                .insert(body.socket, Socket { direction, owner });
+            Target::Network(connection_of(body, direction))
         });
-        self.stamp(Kind::ConnectionAttempted, header, process, target)
+        self.stamp(kind, header, process, target)
+    }
+
+    /// A socket was closed: an event if it was connected.
+    fn closed(&mut self, header: &Header, body: &ConnectBody) -> Option<Event> {
+        let Some(socket) = self.sockets.remove(body.socket) else {
+            self.counters.unknown_sockets += 1;
+            return None;
+        };
+        if socket.direction == Direction::Egress && body.detail == 0 {
+            // The attempt came to nothing.
+            return None;
+        }
+        let mut header = *header;
+        if header.flags & record_flag::KTHREAD != 0 {
+            // Work put off to the kernel: the process that had the connection let go of it.
+            (header.tgid, header.start_ns) = socket.owner;
+            let owner = self.process_of(header.tgid, header.start_ns, header.boot_ns);
+            let credentials = owner.map(|owner| owner.facts.credentials.clone());
+            let (user, group) = credentials.map_or((None, None), |ids| (ids.user, ids.group));
+            header.uid = user.map_or(header.uid, |user| user.number);
+            header.gid = group.map_or(header.gid, |group| group.number);
+        }
+        let process = self.actor(&header);
+        let target = Target::Network(connection_of(body, socket.direction));
+        Some(self.stamp(Kind::DisconnectReceived, &header, process, target))
     }
 
     fn stamp(
@@ -526,6 +581,22 @@ impl Enricher {
         });
         self.table.insert(Arc::new(kept), source, now_ns);
         Arc::new(process)
+    }
+}
+
+/// The source is the side that asked for the connection.
+fn connection_of(body: &ConnectBody, direction: Direction) -> Network {
+    let local = endpoint(body.family, body.local, body.local_port);
+    let remote = endpoint(body.family, body.remote, body.remote_port);
+    let (source, destination) = match direction {
+        Direction::Egress => (local, remote),
+        Direction::Ingress => (remote, local),
+    };
+    Network {
+        source,
+        destination,
+        transport: Transport::from_protocol(body.protocol),
+        direction,
     }
 }
 

@@ -191,7 +191,7 @@ impl Enricher {
             local: [0; 16],
             remote,
             netns: 1,
-            reserved: 0,
+            detail: 0,
             socket: 1,
         };
         self.feed(&header(Kind::Connect, boot_ns, key), Body::Connect(&body))

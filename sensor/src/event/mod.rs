@@ -228,6 +228,9 @@ kinds! {
     AlreadyRunning = "already_running" Process ["process"] ["info"] "process";
     Creation = "creation" File ["file"] ["creation"] "file";
     ConnectionAttempted = "connection_attempted" Network ["network"] ["start"] "network";
+    ConnectionAccepted = "connection_accepted" Network ["network"] ["start"] "network";
+    /// A program let go of a connection; what the other side does is not reported.
+    DisconnectReceived = "disconnect_received" Network ["network"] ["end"] "network";
 }
 
 /// A set of [`Kind`]s.

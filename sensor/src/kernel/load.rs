@@ -10,7 +10,7 @@ use std::{fs, io, os::fd::AsRawFd};
 use aya::{
     Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FExit, Program, ProgramError, ProgramFd},
+    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError, ProgramFd},
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
@@ -65,6 +65,8 @@ pub enum LoadError {
 enum Hook {
     /// A typed tracepoint.
     Tracepoint(&'static str),
+    /// The begin of a function, through a trampoline.
+    Entry(&'static str),
     /// The return of a function, through a trampoline.
     Return(&'static str),
 }
@@ -131,6 +133,36 @@ static PROGRAMS: &[Entry] = &[
         kind: Kind::Connect,
         hook: Hook::Tracepoint("inet_sock_set_state"),
         blind_to: &["the local port of sockets that bound none"],
+    },
+    Entry {
+        name: "accept",
+        kind: Kind::Accept,
+        hook: Hook::Return("inet_csk_accept"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "socket_call",
+        kind: Kind::Accept,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &["connections accepted through io_uring"],
+    },
+    Entry {
+        name: "close",
+        kind: Kind::Close,
+        hook: Hook::Entry("tcp_close"),
+        blind_to: &["sockets connected before the sensor started"],
+    },
+    Entry {
+        name: "close_by_state",
+        kind: Kind::Close,
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        blind_to: &["sockets connected before the sensor started"],
+    },
+    Entry {
+        name: "close_by_end",
+        kind: Kind::Close,
+        hook: Hook::Tracepoint("tcp_destroy_sock"),
+        blind_to: &[],
     },
 ];
 
@@ -519,6 +551,7 @@ impl Attaching<'_> {
 fn unload(program: &mut Program) {
     let _ = match program {
         Program::BtfTracePoint(program) => program.unload(),
+        Program::FEntry(program) => program.unload(),
         Program::FExit(program) => program.unload(),
         _ => Ok(()),
     };
@@ -539,6 +572,7 @@ fn attach(
         .ok_or(LoadError::NotInObject(program.name))?;
     let attached = load_one(loaded, program.hook, kernel_btf).and_then(|()| match loaded {
         Program::BtfTracePoint(loaded) => loaded.attach().map(drop),
+        Program::FEntry(loaded) => loaded.attach().map(drop),
         Program::FExit(loaded) => loaded.attach().map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     });
@@ -550,6 +584,10 @@ fn load_one(loaded: &mut Program, hook: Hook, kernel_btf: &KernelBtf) -> Result<
     match hook {
         Hook::Tracepoint(name) => {
             let loaded = <&mut BtfTracePoint>::try_from(loaded)?;
+            uninterrupted(|| loaded.load(name, kernel_btf))
+        }
+        Hook::Entry(name) => {
+            let loaded = <&mut FEntry>::try_from(loaded)?;
             uninterrupted(|| loaded.load(name, kernel_btf))
         }
         Hook::Return(name) => {
@@ -576,12 +614,13 @@ impl Hook {
     fn name(self) -> String {
         match self {
             Hook::Tracepoint(name) => format!("tp_btf/{name}"),
+            Hook::Entry(name) => format!("fentry/{name}"),
             Hook::Return(name) => format!("fexit/{name}"),
         }
     }
 
     fn is_trampoline(self) -> bool {
-        matches!(self, Hook::Return(_))
+        matches!(self, Hook::Entry(_) | Hook::Return(_))
     }
 
     /// What this kernel lacks for the hook, if anything.
@@ -595,7 +634,9 @@ impl Hook {
                 btf.exists(TypeKind::Typedef, &format!("btf_trace_{name}")),
                 "tracepoint",
             ),
-            Hook::Return(name) => (btf.exists(TypeKind::Function, name), "function"),
+            Hook::Entry(name) | Hook::Return(name) => {
+                (btf.exists(TypeKind::Function, name), "function")
+            }
         };
         (!there).then(|| format!("this kernel has no such {what}"))
     }

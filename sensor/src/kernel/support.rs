@@ -8,7 +8,7 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
 use rustix::fs::statfs;
 use sensor_ebpf::{
     ABI,
-    settings::{ABSENT, Member, Offsets, SCOPES_MAX, Settings},
+    settings::{ABSENT, Member, NO_SYSCALL, Offsets, SCOPES_MAX, Settings},
 };
 
 use super::{
@@ -174,14 +174,29 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         upid_size,
         pidtype_pgid: pid_type("PIDTYPE_PGID")?,
         pidtype_sid: pid_type("PIDTYPE_SID")?,
-        reserved: 0,
+        accept_parameters: parameter_count(btf, "inet_csk_accept")?,
+        accept_calls: calls.accept,
+        accept_calls_compat: calls.accept_compat,
+        socketcall_compat: calls.socketcall_compat,
+        reserved_network: 0,
     })
 }
 
-/// Numbers of the calls that may create a file: open, creat, openat, openat2.
+/// How many parameters a function takes; 0 where there is no such function, whose program is then not loaded either.
+fn parameter_count(btf: &Btf, function: &str) -> Result<u32, SupportError> {
+    let names = btf.parameters(function)?.unwrap_or_default();
+    Ok(u32::try_from(names.len()).unwrap_or(0))
+}
+
+/// Numbers of system calls.
 struct SystemCalls {
+    /// Those that may create a file: open, creat, openat, openat2.
     open: [u32; 4],
     open_compat: [u32; 4],
+    /// accept and accept4; 32-bit programs have only the second, and socketcall.
+    accept: [u32; 2],
+    accept_compat: [u32; 2],
+    socketcall_compat: u32,
     /// `TS_COMPAT` of `thread_info.status`.
     compat_status: u32,
 }
@@ -191,6 +206,9 @@ fn system_calls() -> SystemCalls {
     SystemCalls {
         open: [2, 85, 257, 437],
         open_compat: [5, 8, 295, 437],
+        accept: [43, 288],
+        accept_compat: [364, NO_SYSCALL],
+        socketcall_compat: 102,
         compat_status: 2,
     }
 }
@@ -201,6 +219,9 @@ fn system_calls() -> SystemCalls {
     SystemCalls {
         open: Settings::UNSET.open_calls,
         open_compat: Settings::UNSET.open_calls_compat,
+        accept: Settings::UNSET.accept_calls,
+        accept_compat: Settings::UNSET.accept_calls_compat,
+        socketcall_compat: NO_SYSCALL,
         compat_status: 0,
     }
 }

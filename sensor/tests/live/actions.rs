@@ -64,8 +64,10 @@ const EXPECTED: &[&str] = &[
     "exec ln [ln made linked] in @",
     "exec connect [./connect 127.0.0.1 4] in @",
     "connection_attempted connect 127.0.0.1:4 ipv4 tcp",
+    "disconnect_received connect 127.0.0.1:4 ipv4 tcp",
     "exec connect [./connect ::1 6] in @",
     "connection_attempted connect ::1:6 ipv6 tcp",
+    "disconnect_received connect ::1:6 ipv6 tcp",
     "exec connect [./connect 127.0.0.1 0] in @",
     "connection_attempted connect 127.0.0.1:0 ipv4 tcp",
     "end connect code 1",
@@ -218,14 +220,15 @@ fn describe(event: &Value) -> Option<String> {
             text(event, "file.mode")
         ));
     }
-    if is(event, "network", "connection_attempted") {
+    let action = text(event, "event.action");
+    if is(event, "network", action) {
         let port = number(event, "destination.port").unwrap_or_default();
         let (version, transport) = (
             text(event, "network.type"),
             text(event, "network.transport"),
         );
         return Some(format!(
-            "connection_attempted {name} {}:{port} {version} {transport}",
+            "{action} {name} {}:{port} {version} {transport}",
             text(event, "destination.ip")
         ));
     }
