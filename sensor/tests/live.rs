@@ -12,6 +12,8 @@
 
 #[path = "live/actions.rs"]
 mod actions;
+#[path = "live/build.rs"]
+mod build;
 #[path = "live/chain.rs"]
 mod chain;
 #[path = "live/daemon.rs"]

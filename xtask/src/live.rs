@@ -4,15 +4,17 @@
 //! same, under another kernel. Must never run a test twice for one kernel: one boot does it all.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::artifacts::{self, TestProgram};
 use crate::guest;
 use crate::kernels::{self, Kernel};
+use crate::mirror::PrivateApt;
 use crate::results::Tally;
 use crate::{apt, setup, shell};
 
@@ -114,14 +116,32 @@ pub(crate) fn obstacle() -> Option<String> {
     None
 }
 
-/// Programs that the live tests run besides the daemon.
-pub(crate) fn tools() -> Result<()> {
-    for (program, package) in [("gcc", "gcc"), ("g++", "g++"), ("bpftool", "bpftool")] {
+/// The C project that a test builds, as Debian's source package has it: some thirty files and a plain Makefile.
+const PROJECT: &str = "lua5.4";
+/// Tells the tests where its archive is.
+const PROJECT_VARIABLE: &str = "EQL_SENSOR_LIVE_PROJECT";
+/// Releases that have it.
+const PROJECT_SUITES: &[&str] = &["trixie", "bookworm"];
+
+/// Programs that the live tests run besides the daemon, and the project that one of them builds.
+pub(crate) fn tools(root: &Path) -> Result<PathBuf> {
+    let programs = ["gcc", "g++", "make", "strace", "bpftool"];
+    for program in programs {
         if shell::find(program).is_none() {
-            apt::ensure(&[apt::Package::new(package, "live tests run it")])?;
+            apt::ensure(&[apt::Package::new(program, "live tests run it")])?;
         }
     }
-    Ok(())
+    project(root).context("cannot fetch the source that a live test builds")
+}
+
+fn project(root: &Path) -> Result<PathBuf> {
+    let kept = kernels::guests(root).join("project.tar");
+    if !kept.exists() {
+        let (suite, apt) = PrivateApt::of_first(root, PROJECT_SUITES)?;
+        println!("fetching the source package {PROJECT} of {suite}: a live test builds it");
+        fs::rename(apt.source(PROJECT)?, &kept)?;
+    }
+    Ok(kept)
 }
 
 /// Which live tests to run, and how.
@@ -166,13 +186,14 @@ impl<'a> Plan<'a> {
 
 /// Runs the live tests on this kernel.
 pub(crate) fn here(root: &Path, plan: &Plan<'_>) -> Result<Tally> {
-    tools()?;
+    let project = tools(root)?;
     let mut all = Tally::default();
     for test in plan.live() {
         let mut command = Command::new(&test.path);
         command
             .current_dir(&test.folder)
             .envs(plan.variables())
+            .env(PROJECT_VARIABLE, &project)
             .args(["--test-threads=1", "--show-output"])
             .args(plan.filter);
         let (tally, text) =
@@ -185,10 +206,13 @@ pub(crate) fn here(root: &Path, plan: &Plan<'_>) -> Result<Tally> {
 
 /// Runs the live tests in one boot of a guest kernel.
 pub(crate) fn in_guest(root: &Path, kernel: &Kernel, plan: &Plan<'_>) -> Result<Tally> {
-    tools()?;
+    let project = tools(root)?;
     guest::tools(root)?;
     let files = kernel.fetch(root)?;
-    let mut script = String::from("failed=0\n");
+    let mut script = format!(
+        "failed=0\nexport EQL_SENSOR_LIVE_EMULATED=1 {PROJECT_VARIABLE}='{}'\n",
+        project.display()
+    );
     for (name, value) in plan.variables() {
         let _ = writeln!(script, "export {name}={value}");
     }

@@ -4,7 +4,7 @@
 //! Must never touch anything outside the workspace's `target` except system packages it names first.
 //!
 //! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`budgets`], [`demo`], [`live`], [`test`], [`tidy`]. Below
-//! them: [`apt`], [`artifacts`], [`guest`], [`results`], [`scope`], [`shell`].
+//! them: [`apt`], [`artifacts`], [`guest`], [`mirror`], [`results`], [`scope`], [`shell`].
 
 mod apt;
 mod artifacts;
@@ -13,6 +13,7 @@ mod demo;
 mod guest;
 mod kernels;
 mod live;
+mod mirror;
 mod results;
 mod scope;
 mod setup;
