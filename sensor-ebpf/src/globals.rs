@@ -60,7 +60,6 @@ pub(crate) static COUNTERS: PerCpuArray<[u64; Count::SLOTS]> =
 pub(crate) static SERVED: Array<u32> = Array::with_max_entries(2, 0);
 
 /// True when programs of this sort are to report the kind.
-#[expect(dead_code, reason = "every program serves one kind so far")]
 #[inline(always)]
 pub(crate) fn is_served(by_tracepoint: bool, kind: Kind) -> bool {
     SERVED

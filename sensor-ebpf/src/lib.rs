@@ -54,6 +54,8 @@ kinds! {
     Connect = 5 "connection_attempted";
     Accept = 6 "connection_accepted";
     Close = 7 "disconnect_received";
+    /// Either or both of `uid_change` and `gid_change`.
+    Credentials = 11 "uid_change";
 }
 
 impl Kind {
@@ -246,6 +248,53 @@ pub struct ConnectBody {
     pub socket: u64,
 }
 
+/// User and group ids of a task, in the order in which `struct cred` keeps them; initial user namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct Ids {
+    pub uid: u32,
+    pub gid: u32,
+    pub suid: u32,
+    pub sgid: u32,
+    pub euid: u32,
+    pub egid: u32,
+    pub fsuid: u32,
+    pub fsgid: u32,
+}
+
+/// Body of [`Kind::Credentials`]. No parts. Header and ids are those of the one thread that changed its own.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct CredentialsBody {
+    /// Zero in a record of [`moment::AFTER`].
+    pub old: Ids,
+    /// Zero in a record of [`moment::BEFORE`], as are the capabilities.
+    pub new: Ids,
+    pub cap_effective: u64,
+    pub cap_permitted: u64,
+    /// See [`moment`].
+    pub moment: u32,
+    pub reserved: u32,
+}
+
+/// Values of [`CredentialsBody::moment`].
+pub mod moment {
+    /// The ids change: both sides are there.
+    pub const CHANGE: u32 = 0;
+    /// A system call that may change ids begins; the same thread's next record says what became of it.
+    pub const BEFORE: u32 = 1;
+    /// It returned, whether anything changed or not.
+    pub const AFTER: u32 = 2;
+}
+
 /// One entry of the part table.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
@@ -270,5 +319,6 @@ const _: () = {
     assert!(size_of::<ExitBody>() == 8);
     assert!(size_of::<FileBody>() == 32);
     assert!(size_of::<ConnectBody>() == 56);
+    assert!(size_of::<CredentialsBody>() == 88);
     assert!(size_of::<Part>() == 8);
 };

@@ -58,6 +58,7 @@ offsets! {
     task_fs = "task_struct" "fs";
     task_files = "task_struct" "files";
     task_cred = "task_struct" "cred";
+    task_real_cred = "task_struct" "real_cred";
     task_signal = "task_struct" "signal";
     task_nsproxy = "task_struct" "nsproxy";
     task_exit_code = "task_struct" "exit_code";
@@ -151,6 +152,11 @@ pub const CGROUP_DEPTH_MAX: usize = 32;
 /// A system call number that does not exist.
 pub const NO_SYSCALL: u32 = u32::MAX;
 
+/// System call numbers that bit sets can hold; a power of two.
+pub const CALLS_MAX: usize = 512;
+/// Words of a set of system call numbers.
+pub const CALL_WORDS: usize = CALLS_MAX / 64;
+
 /// Filters and facts that are not member offsets.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
@@ -170,6 +176,10 @@ pub struct Settings {
     /// Numbers of the system calls that open files, native and 32-bit; unused entries are [`NO_SYSCALL`].
     pub open_calls: [u32; 4],
     pub open_calls_compat: [u32; 4],
+    /// One bit for each number below [`CALLS_MAX`]: the system calls that the process family of programs looks at, native
+    /// and 32-bit.
+    pub process_calls: [u64; CALL_WORDS],
+    pub process_calls_compat: [u64; CALL_WORDS],
     /// Bit of `thread_info.status` that marks a 32-bit system call; 0 where there is none.
     pub compat_status: u32,
     /// Non-zero when `sched_process_exit` says whether the whole thread group is gone.
@@ -201,6 +211,8 @@ impl Settings {
         scopes: [0; SCOPES_MAX],
         open_calls: [NO_SYSCALL; 4],
         open_calls_compat: [NO_SYSCALL; 4],
+        process_calls: [0; CALL_WORDS],
+        process_calls_compat: [0; CALL_WORDS],
         compat_status: 0,
         exit_has_group_dead: 0,
         secureexec_byte: 0,
@@ -245,5 +257,5 @@ impl Count {
 
 const _: () = {
     assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
-    assert!(size_of::<Settings>() == 168);
+    assert!(size_of::<Settings>() == 296);
 };

@@ -16,6 +16,8 @@ mod actions;
 mod build;
 #[path = "live/chain.rs"]
 mod chain;
+#[path = "live/credentials.rs"]
+mod credentials;
 #[path = "live/daemon.rs"]
 mod daemon;
 #[path = "live/journal.rs"]

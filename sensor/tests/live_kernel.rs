@@ -151,6 +151,8 @@ enum Seen {
     Connect(Header, ConnectBody),
     Close(Header, ConnectBody),
     Accept(Header),
+    /// A kind that other tests look into.
+    Other(Header),
     Degraded(Header),
 }
 
@@ -178,6 +180,7 @@ fn own(bytes: &[u8]) -> Seen {
         Body::Connect(body) => Seen::Connect(header, *body),
         Body::Accept(_) => Seen::Accept(header),
         Body::Close(body) => Seen::Close(header, *body),
+        Body::Credentials(_) => Seen::Other(header),
         Body::FileCreate(file) => Seen::File(header, *file.body, text(file.path)),
         Body::Degraded => Seen::Degraded(header),
         Body::Exec(exec) => Seen::Exec(
@@ -208,6 +211,7 @@ fn header(seen: &Seen) -> &Header {
         | Seen::Connect(header, _)
         | Seen::Close(header, _)
         | Seen::Accept(header)
+        | Seen::Other(header)
         | Seen::Degraded(header) => header,
     }
 }

@@ -3,10 +3,12 @@
 //! In: what the kernel passes to each hook. Out: one record through [`crate::emit`], or nothing. A program never blocks,
 //! never changes what the kernel does, and touches no other program's scratch.
 
+pub(crate) mod credentials;
 pub(crate) mod file;
 pub(crate) mod network;
 pub(crate) mod network_calls;
 pub(crate) mod process;
+pub(crate) mod process_call;
 
 use sensor_ebpf::Part;
 

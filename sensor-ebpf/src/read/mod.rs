@@ -3,6 +3,7 @@
 //! In: addresses that may be stale or null. Out: values, or zero with a fault remembered. Never a direct load through a
 //! kernel pointer: one rule everywhere, and every failure is counted.
 
+pub(crate) mod call;
 pub(crate) mod path;
 pub(crate) mod task;
 

@@ -108,7 +108,8 @@ pub(crate) fn key(faults: &mut Faults, task: u64) -> (u32, u64) {
 #[inline(always)]
 pub(crate) unsafe fn fill_header(faults: &mut Faults, header: *mut Header, kind: Kind, task: u64) {
     let (tgid, start_ns) = key(faults, task);
-    let cred = faults.pointer(task, offset!(task_cred));
+    // Not `cred`, which kernel code swaps for somebody else's while it acts on a task's behalf.
+    let cred = faults.pointer(task, offset!(task_real_cred));
     let cgroup = cgroup(faults, task);
     let task_flags = faults.read::<u32>(task, offset!(task_flags));
     // SAFETY: the caller's pointer is valid for writes of a header; the helper takes no arguments.

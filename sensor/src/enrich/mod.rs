@@ -6,6 +6,7 @@
 
 mod capabilities;
 pub mod cgroups;
+mod credentials;
 mod entry;
 pub mod host;
 mod image;
@@ -82,6 +83,7 @@ pub struct Enricher {
     procfs: Option<Procfs>,
     capabilities: CapabilityNames,
     images: Gauge,
+    changes: credentials::Changes,
     /// Wall clock minus boot clock.
     wall_offset_ns: i64,
     sequence: u64,
@@ -109,6 +111,7 @@ impl Enricher {
             procfs,
             capabilities: CapabilityNames::default(),
             images: Gauge::default(),
+            changes: credentials::Changes::default(),
             wall_offset_ns: 0,
             sequence: 0,
             counters: Counters::default(),
@@ -143,12 +146,16 @@ impl Enricher {
         self.table.retire(header.boot_ns);
         match record.body {
             Body::Fork(body) => made(self.fork(header, body)),
-            Body::Exec(exec) => made(self.exec(header, &exec)),
+            Body::Exec(exec) => {
+                self.credentials_of_exec(header, exec.body, &mut made);
+                made(self.exec(header, &exec));
+            }
             Body::Exit(body) => made(self.end(header, Some(body))),
             Body::FileCreate(file) => made(self.creation(header, Some(&file))),
             Body::Connect(body) => made(self.connection(header, Some(body))),
             Body::Accept(body) => made(self.accepted(header, Some(body))),
-            Body::Close(body) => self.closed(header, body).into_iter().for_each(made),
+            Body::Close(body) => self.closed(header, body).into_iter().for_each(&mut made),
+            Body::Credentials(body) => self.credentials(header, body, &mut made),
             Body::Degraded => self.degraded(header).into_iter().for_each(made),
         }
     }
@@ -171,6 +178,8 @@ impl Enricher {
             Some(sensor_ebpf::Kind::Accept) => self.accepted(header, None),
             // Without the socket nobody can say whether it was ever connected.
             Some(sensor_ebpf::Kind::Close) => return None,
+            // Whether anything changed is not known: the next exec or the next change tells.
+            Some(sensor_ebpf::Kind::Credentials) => return None,
         };
         Some(event)
     }
@@ -241,14 +250,7 @@ impl Enricher {
             entity_id: self.ids.entity_id(header.tgid, header.start_ns),
             namespace_pid: Some(body.ns_tgid).filter(|pid| *pid != 0),
             image: Arc::new(image),
-            credentials: Credentials {
-                user: Some(self.users.user(body.euid)),
-                group: Some(self.users.group(body.egid)),
-                real_user: Some(self.users.user(body.uid)),
-                real_group: Some(self.users.group(body.gid)),
-                saved_user: Some(self.users.user(body.suid)),
-                saved_group: Some(self.users.group(body.sgid)),
-            },
+            credentials: self.accounts(&credentials::of_exec(body)),
             tty: Some(body.tty),
             capabilities_effective: Some(self.capabilities.of(body.cap_effective)),
             capabilities_permitted: Some(self.capabilities.of(body.cap_permitted)),
@@ -385,10 +387,7 @@ impl Enricher {
 
     /// The process that acted, with the effective ids it acted under.
     fn actor(&mut self, header: &Header) -> Arc<Process> {
-        let process = match self.process_of(header.tgid, header.start_ns, header.boot_ns) {
-            Some(process) => process,
-            None => self.insert_unknown(header),
-        };
+        let process = self.process_of_header(header);
         let process = self.with_ids(process, header);
         self.in_cgroup(process, header)
     }
@@ -464,6 +463,14 @@ impl Enricher {
     fn entry_of(&mut self, facts: &Facts, now_ns: u64) -> Option<Entry> {
         let process = self.table.find(facts.pid, facts.start_ns, now_ns)?;
         process.entry_leader.clone()
+    }
+
+    /// The process that acted, as it is known; one that nobody knows by its key alone.
+    fn process_of_header(&mut self, header: &Header) -> Arc<Process> {
+        match self.process_of(header.tgid, header.start_ns, header.boot_ns) {
+            Some(process) => process,
+            None => self.insert_unknown(header),
+        }
     }
 
     /// A process by key: from the table, else from `/proc` while it lives.

@@ -52,11 +52,11 @@ pub struct Stat {
     pub start_ticks: u64,
 }
 
-/// From `/proc/PID/status`: real, effective and saved ids, capabilities, and the pid in the innermost namespace.
+/// From `/proc/PID/status`: real, effective, saved and file system ids, capabilities, and the pid in the innermost namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    pub uids: Option<[u32; 3]>,
-    pub gids: Option<[u32; 3]>,
+    pub uids: Option<[u32; 4]>,
+    pub gids: Option<[u32; 4]>,
     pub namespace_pid: Option<u32>,
     pub capabilities_permitted: Option<u64>,
     pub capabilities_effective: Option<u64>,
@@ -208,9 +208,9 @@ fn parse_status(bytes: &[u8]) -> Status {
     status
 }
 
-fn ids(value: &str) -> Option<[u32; 3]> {
-    let mut ids = value.split_ascii_whitespace().map(str::parse);
-    Some([ids.next()?.ok()?, ids.next()?.ok()?, ids.next()?.ok()?])
+fn ids(value: &str) -> Option<[u32; 4]> {
+    let mut ids = value.split_ascii_whitespace().map(|id| id.parse().ok());
+    Some([ids.next()??, ids.next()??, ids.next()??, ids.next()??])
 }
 
 #[cfg(test)]
@@ -251,8 +251,8 @@ mod tests {
     fn status_is_read_by_key() {
         let text = b"Name:\tUid:\nUid:\t1000\t0\t0\t0\nGid:\t5\t6\t7\t8\nNSpid:\t900\t3\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000000000\n";
         let status = parse_status(text);
-        assert_eq!(status.uids, Some([1000, 0, 0]));
-        assert_eq!(status.gids, Some([5, 6, 7]));
+        assert_eq!(status.uids, Some([1000, 0, 0, 0]));
+        assert_eq!(status.gids, Some([5, 6, 7, 8]));
         assert_eq!(status.namespace_pid, Some(3));
         assert_eq!(status.capabilities_permitted, Some(0x1ff_ffff_ffff));
         assert_eq!(status.capabilities_effective, Some(0));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sensor_ebpf::Header;
 
 use super::process_table::Source;
-use super::procfs::{Snapshot, TICK_NS};
+use super::procfs::{Snapshot, Status, TICK_NS};
 use super::{Enricher, entry, image, is_cut};
 use crate::decode::Exec;
 use crate::event::{Credentials, Event, Facts, Kind, Lineage, Process, Target};
@@ -51,7 +51,7 @@ impl Enricher {
         now_ns: u64,
     ) -> Event {
         let start_ns = process.facts.start_ns;
-        let id = |ids: Option<[u32; 3]>| ids.map_or(0, |[_, effective, _]| effective);
+        let id = |ids: Option<[u32; 4]>| ids.map_or(0, |[_, effective, ..]| effective);
         let header = Header {
             abi: sensor_ebpf::ABI,
             kind: 0,
@@ -232,12 +232,18 @@ impl Enricher {
                 real_group: group(0),
                 group: group(1),
                 saved_group: group(2),
+                filesystem: file_system_ids(&snapshot.status),
             },
             tty: Some(stat.tty),
             mount_namespace: snapshot.mount_namespace,
             ..self.unknown(stat.pid, start_ns)
         }
     }
+}
+
+fn file_system_ids(status: &Status) -> Option<[u32; 2]> {
+    let ([.., user], [.., group]) = (status.uids?, status.gids?);
+    Some([user, group])
 }
 
 fn ended(snapshot: &Snapshot) -> bool {

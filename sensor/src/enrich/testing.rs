@@ -114,6 +114,7 @@ impl Enricher {
         self.feed(&header(Kind::Fork, boot_ns, child), Body::Fork(&body))
     }
 
+    /// The exec itself, without what it changed besides.
     pub(crate) fn feed_exec(
         &mut self,
         boot_ns: u64,
@@ -147,7 +148,8 @@ impl Enricher {
             comm: b"comm",
             arguments: area.as_bytes(),
         };
-        self.feed(header, Body::Exec(exec))
+        let mut events = self.feed_all(header, Body::Exec(exec));
+        events.pop().unwrap()
     }
 
     pub(crate) fn feed_exit(&mut self, boot_ns: u64, key: Key, status: u32) -> Event {

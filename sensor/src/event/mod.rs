@@ -231,6 +231,8 @@ kinds! {
     ConnectionAccepted = "connection_accepted" Network ["network"] ["start"] "network";
     /// A program let go of a connection; what the other side does is not reported.
     DisconnectReceived = "disconnect_received" Network ["network"] ["end"] "network";
+    UidChange = "uid_change" Process ["process"] ["change"] "process";
+    GidChange = "gid_change" Process ["process"] ["change"] "process";
 }
 
 /// A set of [`Kind`]s.

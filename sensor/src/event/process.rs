@@ -41,6 +41,8 @@ pub struct Credentials {
     pub real_group: Option<Account>,
     pub saved_user: Option<Account>,
     pub saved_group: Option<Account>,
+    /// The ids that file access goes by, user then group; they follow the effective ones unless a program sets them apart.
+    pub filesystem: Option<[u32; 2]>,
 }
 
 /// What an execve made of a process. Shared by all forks until they exec themselves.

@@ -164,6 +164,24 @@ static PROGRAMS: &[Entry] = &[
         hook: Hook::Tracepoint("tcp_destroy_sock"),
         blind_to: &[],
     },
+    Entry {
+        name: "credentials_change",
+        kind: Kind::Credentials,
+        hook: Hook::Entry("commit_creds"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_enter",
+        kind: Kind::Credentials,
+        hook: Hook::Tracepoint("sys_enter"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Credentials,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    },
 ];
 
 /// Maps with one buffer per possible processor.
@@ -412,7 +430,7 @@ fn is_always_wanted(kind: Kind) -> bool {
 
 /// Kinds without which the sensor does not run when they are wanted. Any other that can't be had is reported as missing.
 fn is_required(kind: Kind) -> bool {
-    is_always_wanted(kind) || matches!(kind, Kind::FileCreate | Kind::Connect)
+    is_always_wanted(kind) || matches!(kind, Kind::FileCreate | Kind::Connect | Kind::Credentials)
 }
 
 /// What attaching needs, and what it has done.
@@ -625,7 +643,9 @@ impl Hook {
 
     /// What this kernel lacks for the hook, if anything.
     fn missing(self, btf: &Btf) -> Option<String> {
-        if matches!(self, Hook::Tracepoint("sys_exit")) && !cfg!(target_arch = "x86_64") {
+        if matches!(self, Hook::Tracepoint("sys_enter" | "sys_exit"))
+            && !cfg!(target_arch = "x86_64")
+        {
             // Numbers of system calls are known for that one; attached without them it would report nothing.
             return Some("only built for x86_64".into());
         }

@@ -8,7 +8,7 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
 use rustix::fs::statfs;
 use sensor_ebpf::{
     ABI,
-    settings::{ABSENT, Member, NO_SYSCALL, Offsets, SCOPES_MAX, Settings},
+    settings::{ABSENT, CALL_WORDS, Member, NO_SYSCALL, Offsets, SCOPES_MAX, Settings},
 };
 
 use super::{
@@ -167,6 +167,8 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         scopes: scopes(options)?,
         open_calls: calls.open,
         open_calls_compat: calls.open_compat,
+        process_calls: set(&calls.process),
+        process_calls_compat: set(&calls.process_compat),
         compat_status: calls.compat_status,
         exit_has_group_dead: u32::from(group_dead),
         secureexec_byte: secureexec.bit_offset / 8,
@@ -197,6 +199,9 @@ struct SystemCalls {
     accept: [u32; 2],
     accept_compat: [u32; 2],
     socketcall_compat: u32,
+    /// Those that change ids: set*uid, set*gid; the 32-bit table has them for short and for long ids.
+    process: Vec<u32>,
+    process_compat: Vec<u32>,
     /// `TS_COMPAT` of `thread_info.status`.
     compat_status: u32,
 }
@@ -209,11 +214,15 @@ fn system_calls() -> SystemCalls {
         accept: [43, 288],
         accept_compat: [364, NO_SYSCALL],
         socketcall_compat: 102,
+        process: vec![105, 106, 113, 114, 117, 119, 122, 123],
+        process_compat: vec![
+            23, 46, 70, 71, 138, 139, 164, 170, 203, 204, 208, 210, 213, 214, 215, 216,
+        ],
         compat_status: 2,
     }
 }
 
-/// Without numbers the second-choice creation program reports nothing; the first choice does not need them.
+/// Without numbers the second-choice programs report nothing; the first choices do not need them.
 #[cfg(not(target_arch = "x86_64"))]
 fn system_calls() -> SystemCalls {
     SystemCalls {
@@ -222,8 +231,22 @@ fn system_calls() -> SystemCalls {
         accept: Settings::UNSET.accept_calls,
         accept_compat: Settings::UNSET.accept_calls_compat,
         socketcall_compat: NO_SYSCALL,
+        process: Vec::new(),
+        process_compat: Vec::new(),
         compat_status: 0,
     }
+}
+
+/// A set of system call numbers as the kernel programs read it.
+fn set(numbers: &[u32]) -> [u64; CALL_WORDS] {
+    let mut words = [0; CALL_WORDS];
+    for number in numbers {
+        let at = usize::try_from(number / 64).unwrap_or(CALL_WORDS);
+        if let Some(word) = words.get_mut(at) {
+            *word |= 1 << (number % 64);
+        }
+    }
+    words
 }
 
 /// A number nobody outside can know, the same for one run of the daemon.
