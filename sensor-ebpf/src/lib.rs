@@ -19,6 +19,8 @@ pub const ABI: u16 = 1;
 
 /// Longest argument area captured, in bytes; the true length is in [`ExecBody::args_len`].
 pub const ARGS_LEN_MAX: usize = 32 * 1024;
+/// Longest environment captured, in bytes; the true length is in [`ExecBody::environment_len`].
+pub const ENVIRONMENT_LEN_MAX: usize = 12 * 1024;
 /// Longest path captured, in bytes, terminating NUL excluded.
 pub const PATH_LEN_MAX: usize = 4096;
 /// Largest whole record, in bytes.
@@ -80,6 +82,8 @@ pub enum PartKind {
     Comm = 6,
     /// The path of the file acted on.
     Path = 7,
+    /// The environment area: `NAME=value` texts separated (and ended) by NUL. Empty unless it was asked for.
+    Environment = 11,
 }
 
 /// Bits of [`Header::flags`].
@@ -151,7 +155,8 @@ pub struct ForkBody {
     pub sid: u32,
 }
 
-/// Body of [`Kind::Exec`]. Parts: filename, executable, interpreter (if different), working directory, comm, arguments.
+/// Body of [`Kind::Exec`]. Parts: filename, executable, interpreter (if different), working directory, comm, arguments,
+/// environment.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(target_arch = "bpf"),
@@ -187,7 +192,8 @@ pub struct ExecBody {
     pub cap_permitted: u64,
     /// Non-zero when the exec gained privilege.
     pub secureexec: u32,
-    pub reserved: u32,
+    /// True length of the environment area in bytes, captured or not; 0 unless it was asked for.
+    pub environment_len: u32,
 }
 
 /// Body of [`Kind::Exit`].

@@ -79,6 +79,8 @@ offsets! {
     upid_nr = "upid" "nr";
     mm_arg_start = "mm_struct" "arg_start";
     mm_arg_end = "mm_struct" "arg_end";
+    mm_env_start = "mm_struct" "env_start" optional;
+    mm_env_end = "mm_struct" "env_end" optional;
     bprm_file = "linux_binprm" "file";
     bprm_filename = "linux_binprm" "filename";
     bprm_interp = "linux_binprm" "interp";
@@ -199,7 +201,8 @@ pub struct Settings {
     pub accept_calls_compat: [u32; 2],
     /// The 32-bit system call that does what its first argument says.
     pub socketcall_compat: u32,
-    pub reserved_network: u32,
+    /// Non-zero when execs carry their environment.
+    pub environment: u32,
 }
 
 impl Settings {
@@ -224,7 +227,7 @@ impl Settings {
         accept_calls: [NO_SYSCALL; 2],
         accept_calls_compat: [NO_SYSCALL; 2],
         socketcall_compat: NO_SYSCALL,
-        reserved_network: 0,
+        environment: 0,
     };
 }
 

@@ -76,6 +76,8 @@ pub struct Processes {
     pub text_bytes_max: usize,
     /// How long an ended process stays known.
     pub keep_ended: Duration,
+    /// Names of environment variables to keep besides those that rules test, with wildcards.
+    pub environment: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +115,7 @@ impl Default for Processes {
             entries_max: 32_768,
             text_bytes_max: 16 << 20,
             keep_ended: Duration::from_secs(10),
+            environment: Vec::new(),
         }
     }
 }
@@ -362,6 +365,9 @@ impl<'t> Reader<'t> {
             &mut processes.text_bytes_max,
         );
         self.seconds(table, "keep_ended_s", 1..=3600, &mut processes.keep_ended);
+        if let Some(names) = table.strings("environment", &mut self.problems) {
+            processes.environment = names.into_iter().map(|(name, _)| name.to_owned()).collect();
+        }
     }
 
     fn count(

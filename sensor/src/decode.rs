@@ -45,6 +45,8 @@ pub struct Exec<'a> {
     pub comm: &'a [u8],
     /// Arguments separated by NUL, possibly cut.
     pub arguments: &'a [u8],
+    /// `NAME=value` texts separated by NUL, possibly cut; empty unless it was asked for.
+    pub environment: &'a [u8],
 }
 
 /// A file act and its path.
@@ -183,6 +185,7 @@ fn decode_body<'a>(
                 working_directory: &[],
                 comm: &[],
                 arguments: &[],
+                environment: &[],
             };
             unknown += parts(header, rest, total, |kind, bytes| exec.set(kind, bytes))?;
             Body::Exec(exec)
@@ -201,6 +204,7 @@ impl<'a> Exec<'a> {
             k if k == PartKind::WorkingDirectory as u16 => &mut self.working_directory,
             k if k == PartKind::Comm as u16 => &mut self.comm,
             k if k == PartKind::Arguments as u16 => &mut self.arguments,
+            k if k == PartKind::Environment as u16 => &mut self.environment,
             _ => return false,
         };
         *place = bytes;
@@ -328,6 +332,7 @@ mod tests {
                 (PartKind::WorkingDirectory as u16, b"/tmp"),
                 (PartKind::Comm as u16, b"a\xff"),
                 (PartKind::Arguments as u16, b"a\0b\0c\0"),
+                (PartKind::Environment as u16, b"X=\xff\0"),
             ],
         ));
         let record = decode(slot.bytes()).unwrap();
@@ -343,6 +348,7 @@ mod tests {
         assert_eq!(exec.working_directory, b"/tmp");
         assert_eq!(exec.comm, b"a\xff");
         assert_eq!(exec.arguments, b"a\0b\0c\0");
+        assert_eq!(exec.environment, b"X=\xff\0");
     }
 
     #[test]

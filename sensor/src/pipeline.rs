@@ -16,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config;
 use crate::decode::decode;
+use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
 use crate::enrich::users::Users;
@@ -133,7 +134,11 @@ impl Pipeline {
     ) -> Result<Pipeline, PipelineError> {
         let stop = Stop::listen().map_err(PipelineError::Signals)?;
         let attached_ns = boot_ns();
-        let kernel = kernel::load(options)?;
+        let options = Options {
+            environment: !processes.environment.is_empty(),
+            ..options.clone()
+        };
+        let kernel = kernel::load(&options)?;
         let host = Arc::new(host::this_host(state_directory().as_deref()));
         let mut enricher = Enricher::new(
             host,
@@ -142,6 +147,7 @@ impl Pipeline {
             Some(Procfs::default()),
         );
         enricher.set_wall_offset(wall_offset_ns());
+        enricher.set_environment(Wanted::new(&processes.environment));
         // Stamped as of the attaching: what the scan found was there before the first record.
         let scanned = enricher.seed(attached_ns, announce_scan);
         let status = Status {

@@ -6,8 +6,8 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use core::mem::MaybeUninit;
 use sensor_ebpf::{
-    ARGS_LEN_MAX, ExecBody, ExitBody, ForkBody, Header, Kind, PATH_LEN_MAX, Part, PartKind,
-    record_flag,
+    ARGS_LEN_MAX, ENVIRONMENT_LEN_MAX, ExecBody, ExitBody, ForkBody, Header, Kind, PATH_LEN_MAX,
+    Part, PartKind, record_flag, settings::ABSENT,
 };
 
 use super::{pad, release, take, write_part};
@@ -27,7 +27,8 @@ const SIGNAL_GROUP_EXIT: u32 = 4;
 const PATH_MAX: u64 = PATH_LEN_MAX as u64;
 const ARGS_MAX: u64 = ARGS_LEN_MAX as u64;
 const COMM_LEN: u64 = 16;
-const PARTS: u64 = 6;
+const ENVIRONMENT_MAX: u64 = ENVIRONMENT_LEN_MAX as u64;
+const PARTS: u64 = 7;
 
 /// Where the parts of an exec begin.
 const PARTS_AT: u64 =
@@ -37,8 +38,10 @@ const PATH_ROOM: u64 = PATH_MAX + 8;
 /// Farthest begin of the last of four path parts, and of the arguments.
 const PATH_AT_MAX: u64 = PARTS_AT + COMM_LEN + 3 * PATH_ROOM;
 const ARGS_AT_MAX: u64 = PATH_AT_MAX + PATH_ROOM;
+/// Farthest begin of the environment, the last part.
+const ENVIRONMENT_AT_MAX: u64 = ARGS_AT_MAX + ARGS_MAX + 8;
 /// Farthest end of an exec record, padding included.
-const EXEC_MAX: u64 = ARGS_AT_MAX + ARGS_MAX;
+const EXEC_MAX: u64 = ENVIRONMENT_AT_MAX + ENVIRONMENT_MAX;
 
 /// The exec program's buffer.
 #[repr(C)]
@@ -224,6 +227,7 @@ unsafe fn exec_record(task: u64, old_tid: u32, bprm: u64, scratch: *mut ExecScra
             parts.entry(4, PartKind::Interpreter, 0);
         }
         parts.arguments(&mut faults, 5, body, task);
+        parts.environment(&mut faults, 6, body, task);
         emit::<EXEC_MAX>(
             Kind::Exec,
             record,
@@ -297,7 +301,7 @@ unsafe fn exec_body(
         (*body).cap_effective = faults.read::<u64>(cred, offset!(cred_cap_effective));
         (*body).cap_permitted = faults.read::<u64>(cred, offset!(cred_cap_permitted));
         (*body).secureexec = u32::from(secure >> (setting!(secureexec_shift) & 7) & 1);
-        (*body).reserved = 0;
+        (*body).environment_len = 0;
     }
 }
 
@@ -413,6 +417,46 @@ impl Parts {
             }
             let len = clamp::<ARGS_MAX>(opaque(true_len));
             self.entry(index, PartKind::Arguments, len);
+            self.set_at(pad::<{ ARGS_AT_MAX + ARGS_MAX }>(self.record, at + len));
+        }
+    }
+
+    /// The environment area, as the arguments are read; empty unless it was asked for.
+    #[inline(always)]
+    unsafe fn environment(
+        &self,
+        faults: &mut Faults,
+        index: usize,
+        body: *mut ExecBody,
+        task: u64,
+    ) {
+        let absent = u64::from(ABSENT);
+        // SAFETY: behind any begin up to `ENVIRONMENT_AT_MAX` the record has `ENVIRONMENT_MAX` bytes and the slack for padding.
+        unsafe {
+            self.entry(index, PartKind::Environment, 0);
+            if setting!(environment) == 0
+                || offset!(mm_env_start) == absent
+                || offset!(mm_env_end) == absent
+            {
+                return;
+            }
+            let mm = faults.pointer(task, offset!(task_mm));
+            let begin = faults.pointer(mm, offset!(mm_env_start));
+            let end = faults.pointer(mm, offset!(mm_env_end));
+            let true_len = end.wrapping_sub(begin);
+            (*body).environment_len = true_len as u32;
+            if true_len > ENVIRONMENT_MAX {
+                self.add_flag(record_flag::TRUNCATED);
+            }
+            let at = clamp::<ENVIRONMENT_AT_MAX>(self.at());
+            let len = clamp::<ENVIRONMENT_MAX>(opaque(true_len));
+            let status = helper::probe_read_user(self.record.add(at as usize).cast(), len, begin);
+            faults.0 |= status;
+            if status != 0 {
+                return;
+            }
+            let len = clamp::<ENVIRONMENT_MAX>(opaque(true_len));
+            self.entry(index, PartKind::Environment, len);
             self.set_at(pad::<EXEC_MAX>(self.record, at + len));
         }
     }

@@ -16,7 +16,7 @@ use crate::engine::{Engine, Match};
 use crate::event::{Event, Evidence, FieldTable};
 use crate::output::Outputs;
 use crate::pipeline::{self, Consumer, Pipeline, Status, Summary};
-use crate::rule::Rule;
+use crate::rule::{self, Rule};
 
 /// For outputs to write what is waiting, at the end.
 const OUTPUTS_MAX: Duration = Duration::from_millis(600);
@@ -37,6 +37,8 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
     let mut table = FieldTable::sensor();
     let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
+    let environment = rule::environment::patterns(rules.iter().map(|rule| &**rule));
+    config.processes.environment.extend(environment);
     let alerts = alert::Builder::new(&mut table);
     // Before the kernel is touched: a mistyped path should not cost a start.
     let to = &config.output;

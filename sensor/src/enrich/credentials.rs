@@ -331,6 +331,7 @@ mod tests {
                 working_directory: b"/",
                 comm: b"su",
                 arguments: b"",
+                environment: b"",
             };
             let header = header(sensor_ebpf::Kind::Exec, at, KEY);
             let events = enricher.feed_all(&header, Body::Exec(exec));

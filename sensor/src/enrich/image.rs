@@ -119,7 +119,8 @@ pub(super) fn slim(image: &Image, len_max: usize) -> Image {
         .as_deref()
         .map(|cwd| shortened(cwd, len_max));
     let args = cut(&image.args);
-    Image::new(names, executables, args, image.args_count, cwd)
+    let environment = cut(&image.environment);
+    Image::new(names, executables, args, image.args_count, cwd).with_environment(environment)
 }
 
 fn shortened(text: &str, len_max: usize) -> Arc<str> {
@@ -304,6 +305,7 @@ mod tests {
                 working_directory: b"/tmp/w",
                 comm: b"comm",
                 arguments: b"",
+                environment: b"",
             };
             let image = of_exec(&exec, case.flags, b"");
             let shown =

@@ -6,8 +6,10 @@
 
 mod capabilities;
 pub mod cgroups;
+mod complete;
 mod credentials;
 mod entry;
+pub mod environment;
 pub mod host;
 mod image;
 pub mod process_table;
@@ -31,7 +33,7 @@ use crate::decode::{self, Body, Exec, Record};
 use crate::event::network::{Direction, Endpoint, Transport};
 use crate::event::{
     Cgroup, Credentials, Entry, Event, Exit, Facts, File, Gauge, Host, Kind, Leader, Lineage,
-    Network, Process, Target,
+    Marks, Network, Process, Target,
 };
 use capabilities::CapabilityNames;
 use cgroups::Cgroups;
@@ -80,6 +82,7 @@ pub struct Enricher {
     sockets: Sockets,
     users: Users,
     cgroups: Cgroups,
+    environment: environment::Wanted,
     procfs: Option<Procfs>,
     capabilities: CapabilityNames,
     images: Gauge,
@@ -108,6 +111,7 @@ impl Enricher {
             cgroups: procfs
                 .as_ref()
                 .map_or_else(Cgroups::default, |_| Cgroups::of_host()),
+            environment: environment::Wanted::default(),
             procfs,
             capabilities: CapabilityNames::default(),
             images: Gauge::default(),
@@ -116,6 +120,11 @@ impl Enricher {
             sequence: 0,
             counters: Counters::default(),
         }
+    }
+
+    /// Keeps these environment variables of every exec that carries its environment; without it, none.
+    pub fn set_environment(&mut self, wanted: environment::Wanted) {
+        self.environment = wanted;
     }
 
     /// Looks control groups up elsewhere than on this host.
@@ -241,9 +250,15 @@ impl Enricher {
         let previous = known
             .as_ref()
             .and_then(|k| k.facts.image.executables.first().cloned());
-        let completed = self.completed_arguments(header, exec);
-        let arguments = completed.as_deref().unwrap_or(exec.arguments);
-        let image = image::of_exec(exec, header.flags, arguments).charged(&self.images);
+        let whole = self.completed(header, exec);
+        let strings = Exec {
+            executable: &whole.executable,
+            working_directory: &whole.working_directory,
+            ..*exec
+        };
+        let image = image::of_exec(&strings, header.flags, &whole.arguments)
+            .with_environment(self.environment.of(&whole.environment))
+            .charged(&self.images);
         let facts = Facts {
             pid: header.tgid,
             start_ns: header.start_ns,
@@ -278,7 +293,10 @@ impl Enricher {
             previous_executable: previous,
         };
         let process = self.keep(process, Source::Record, now);
-        self.stamp(Kind::Exec, header, process, Target::Process)
+        Event {
+            marks: whole.marks,
+            ..self.stamp(Kind::Exec, header, process, Target::Process)
+        }
     }
 
     fn end(&mut self, header: &Header, body: Option<&ExitBody>) -> Event {
@@ -381,6 +399,10 @@ impl Enricher {
             process,
             user: self.users.user(header.uid),
             group: self.users.group(header.gid),
+            marks: Marks::of(
+                header.flags & record_flag::TRUNCATED,
+                header.flags & (record_flag::READ_FAULT | record_flag::DEGRADED),
+            ),
             target,
         }
     }
@@ -615,11 +637,4 @@ fn endpoint(family: u16, address: [u8; 16], port: u16) -> Endpoint {
         _ => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
     };
     Endpoint::new(ip, port)
-}
-
-/// Whether some of the arguments did not come.
-fn is_cut(header: &Header, exec: &Exec<'_>) -> bool {
-    let captured = u32::try_from(exec.arguments.len()).unwrap_or(u32::MAX);
-    let faulted = header.flags & record_flag::READ_FAULT != 0 && exec.arguments.is_empty();
-    captured < exec.body.args_len || (faulted && exec.body.args_count > 0)
 }

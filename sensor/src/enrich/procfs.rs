@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// `/proc` counts start times in these: the kernel's `USER_HZ` is 100 on every platform this sensor runs on.
 pub const TICK_NS: u64 = 10_000_000;
-/// Longest argument area read, in bytes.
+/// Longest argument or environment area read, in bytes.
 pub const CMDLINE_LEN_MAX: u64 = 128 * 1024;
 const STAT_LEN_MAX: u64 = 4096;
 const CGROUP_LEN_MAX: u64 = 64 * 1024;
@@ -117,6 +117,12 @@ impl Procfs {
         self.read(pid, "cmdline", CMDLINE_LEN_MAX)
     }
 
+    /// The environment area, cut at [`CMDLINE_LEN_MAX`].
+    #[must_use]
+    pub fn environment(&self, pid: u32) -> Option<Vec<u8>> {
+        self.read(pid, "environ", CMDLINE_LEN_MAX)
+    }
+
     /// The path of the control group (version 2), as this sensor's own namespace shows it.
     #[must_use]
     pub fn cgroup(&self, pid: u32) -> Option<String> {
@@ -133,7 +139,9 @@ impl Procfs {
         Some(bytes)
     }
 
-    fn link(&self, pid: u32, name: &str) -> Vec<u8> {
+    /// Where a link of the process leads; empty when it can not be read.
+    #[must_use]
+    pub fn link(&self, pid: u32, name: &str) -> Vec<u8> {
         std::fs::read_link(self.path(pid, name))
             .map(|target| target.into_os_string().into_vec())
             .unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The part of enrichment that asks `/proc`: the start-up scan, processes the table lacks, arguments that were cut.
+//! The part of enrichment that asks `/proc` for processes: the start-up scan, and those the table lacks.
 //!
 //! In: pids and start times. Out: table entries and [`Event`]s of kind `already_running`. Nothing read here is believed
 //! unless the start time agrees, and a record's word is never overwritten.
@@ -10,8 +10,7 @@ use sensor_ebpf::Header;
 
 use super::process_table::Source;
 use super::procfs::{Snapshot, Status, TICK_NS};
-use super::{Enricher, entry, image, is_cut};
-use crate::decode::Exec;
+use super::{Enricher, entry, image};
 use crate::event::{Credentials, Event, Facts, Kind, Lineage, Process, Target};
 
 impl Enricher {
@@ -123,37 +122,6 @@ impl Enricher {
         });
         self.table.insert(process.clone(), Source::Record, now_ns);
         process
-    }
-
-    /// The whole argument area of an exec whose record has only part of it; `None` when it came whole or is gone.
-    pub(super) fn completed_arguments(
-        &mut self,
-        header: &Header,
-        exec: &Exec<'_>,
-    ) -> Option<Vec<u8>> {
-        if !is_cut(header, exec) {
-            return None;
-        }
-        let whole = self.arguments_now(header, exec);
-        if whole.is_some() {
-            self.counters.args_completed += 1;
-        } else {
-            self.counters.args_incomplete += 1;
-        }
-        whole
-    }
-
-    fn arguments_now(&self, header: &Header, exec: &Exec<'_>) -> Option<Vec<u8>> {
-        let procfs = self.procfs.as_ref()?;
-        let area = procfs.arguments(header.tgid)?;
-        let stat = procfs.stat(header.tgid)?;
-        let same_process = header.start_ns == 0 || stat.start_ticks == header.start_ns / TICK_NS;
-        // Another exec since then, or the process rewriting its own arguments, shows in the part that came.
-        let same_exec = area.starts_with(exec.arguments);
-        let longer = area.len() > exec.arguments.len();
-        let stated = usize::try_from(exec.body.args_len).unwrap_or(usize::MAX);
-        (same_process && same_exec && longer && (stated == 0 || area.len() <= stated))
-            .then_some(area)
     }
 
     fn insert_snapshot(

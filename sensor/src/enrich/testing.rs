@@ -58,7 +58,7 @@ pub(crate) fn exec_body() -> ExecBody {
         cap_effective: 0,
         cap_permitted: 0,
         secureexec: 0,
-        reserved: 0,
+        environment_len: 0,
     }
 }
 
@@ -69,6 +69,8 @@ pub(crate) struct Run<'a> {
     pub(crate) interpreter: &'a str,
     pub(crate) cwd: &'a str,
     pub(crate) args: &'a [&'a str],
+    /// Each variable ends with NUL.
+    pub(crate) environment: &'a str,
 }
 
 impl<'a> Run<'a> {
@@ -79,6 +81,7 @@ impl<'a> Run<'a> {
             interpreter: "",
             cwd: "/srv",
             args,
+            environment: "",
         }
     }
 }
@@ -147,6 +150,7 @@ impl Enricher {
             working_directory: run.cwd.as_bytes(),
             comm: b"comm",
             arguments: area.as_bytes(),
+            environment: run.environment.as_bytes(),
         };
         let mut events = self.feed_all(header, Body::Exec(exec));
         events.pop().unwrap()

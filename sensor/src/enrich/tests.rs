@@ -94,7 +94,9 @@ fn a_life_in_events() {
         interpreter: "",
         cwd: "/tmp/w",
         args: &["gcc", "a b.c", ""],
+        environment: "LD_PRELOAD=/x\0SECRET=1\0",
     };
+    table.set_environment(environment::Wanted::new(&["LD_*".to_owned()]));
     let exec = table.feed_exec(7 * SECOND, child, &body, &run);
     check(
         &exec,
@@ -107,6 +109,7 @@ fn a_life_in_events() {
             ("process.executable", &["/usr/bin/x86_64-linux-gnu-gcc-12"]),
             ("process.args", &["gcc", "a b.c", ""]),
             ("process.args_count", &["3"]),
+            ("process.env_vars", &["LD_PRELOAD=/x"]),
             ("process.command_line", &["gcc a b.c "]),
             ("process.working_directory", &["/tmp/w"]),
             ("process.parent.pid", &["100"]),
@@ -484,7 +487,7 @@ fn the_gauge_falls_when_images_die() {
 }
 
 /// A copy of `/proc` with one process in it.
-fn proc_with(pid: u32, start_ticks: u64, arguments: &[u8]) -> tempfile::TempDir {
+pub(super) fn proc_with(pid: u32, start_ticks: u64, arguments: &[u8]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join(pid.to_string());
     fs::create_dir(&folder).unwrap();
@@ -583,6 +586,7 @@ fn cut_arguments_are_completed() {
             working_directory: b"/",
             comm: b"tool",
             arguments: captured,
+            environment: b"",
         };
         let header = header(RecordKind::Exec, 3 * SECOND, (50, start_ns));
         let event = table.feed(&header, Body::Exec(exec));
@@ -717,14 +721,14 @@ proptest! {
         for header in &headers {
             let fork = ForkBody { parent_start_ns: ids.1 % 4, parent_tgid: ids.0 % 4, ns_tgid: ids.2, pgid: ids.2 % 4, sid: ids.3 % 4 };
             let exec = ExecBody {
-                parent_tgid: ids.0 % 4, parent_start_ns: ids.1 % 4, args_len: ids.2, args_count: ids.3, cap_effective: ids.4,
+                parent_tgid: ids.0 % 4, parent_start_ns: ids.1 % 4, args_len: ids.2, args_count: ids.3, environment_len: ids.2, cap_effective: ids.4,
                 tty: ids.2, pgid: ids.3 % 4, ..exec_body()
             };
             let events = match header.kind {
                 1 => vec![table.feed(header, Body::Fork(&fork))],
                 2 => vec![table.feed(header, Body::Exec(decode::Exec {
                     body: &exec, filename: &bytes, executable: &bytes, interpreter: &bytes, working_directory: &bytes,
-                    comm: &bytes, arguments: &bytes,
+                    comm: &bytes, arguments: &bytes, environment: &bytes,
                 }))],
                 3 => vec![table.feed(header, Body::Exit(&sensor_ebpf::ExitBody { status: ids.2, reserved: 0 }))],
                 4 => vec![table.feed_creation(header.boot_ns, (header.tgid, header.start_ns), &bytes)],

@@ -318,6 +318,26 @@ pub struct Exit {
     pub signal: Option<u8>,
 }
 
+/// How far an event tells what happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Some text was cut at its bound.
+    pub truncated: bool,
+    /// Something could not be read, or did not fit.
+    pub incomplete: bool,
+}
+
+impl Marks {
+    /// A mark is set when its bits are not all 0.
+    #[must_use]
+    pub fn of(truncated: u32, incomplete: u32) -> Marks {
+        Marks {
+            truncated: truncated != 0,
+            incomplete: incomplete != 0,
+        }
+    }
+}
+
 /// One event of the sensor, typed. Share it as `Arc<Event>`.
 #[derive(Debug)]
 pub struct Event {
@@ -333,6 +353,7 @@ pub struct Event {
     /// Effective user and group at the time of the event.
     pub user: Account,
     pub group: Account,
+    pub marks: Marks,
     pub target: Target,
 }
 

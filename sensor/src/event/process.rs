@@ -56,6 +56,8 @@ pub struct Image {
     /// True number of arguments, also when `args` was cut; `None` when nothing is known of them.
     pub args_count: Option<u32>,
     pub working_directory: Option<Arc<str>>,
+    /// `NAME=value`, of the variables that somebody asked for.
+    pub environment: Box<[Arc<str>]>,
     command_line: OnceLock<Box<str>>,
     /// Held while the image lives, so that whoever made it can tell how much all living images take.
     charge: Option<Charge>,
@@ -100,9 +102,16 @@ impl Image {
             args: args.into(),
             args_count,
             working_directory,
+            environment: Box::default(),
             command_line: OnceLock::new(),
             charge: None,
         }
+    }
+
+    #[must_use]
+    pub fn with_environment(mut self, environment: Vec<Arc<str>>) -> Image {
+        self.environment = environment.into();
+        self
     }
 
     /// Counts this image in a gauge for as long as it lives.
@@ -122,7 +131,12 @@ impl Image {
     pub fn bytes(&self) -> usize {
         /// A fat pointer, two reference counts and the allocator's share.
         const PER_TEXT: usize = 48;
-        let texts = [&self.names, &self.executables, &self.args];
+        let texts = [
+            &self.names,
+            &self.executables,
+            &self.args,
+            &self.environment,
+        ];
         let texts = texts.into_iter().flat_map(|texts| texts.iter());
         let cwd = self.working_directory.iter();
         size_of::<Image>() + texts.chain(cwd).map(|t| t.len() + PER_TEXT).sum::<usize>()

@@ -68,6 +68,8 @@ pub struct Options {
     pub tier: Tier,
     /// Fork, exec and exit are always attached, whatever this says: the process table feeds on them.
     pub kinds: KindSet,
+    /// Have execs carry their environment; off, it costs nothing.
+    pub environment: bool,
     /// Leave out file and network records of this very process; they are counted.
     pub own_tgid_excluded: bool,
     /// Pass on what the kernel programs have to say of single records (refused reads, busy scratch) through the `log` facade.
@@ -82,6 +84,7 @@ impl Default for Options {
             ring_bytes: default_ring_bytes(),
             tier: Tier::Auto,
             kinds: KindSet::all(),
+            environment: false,
             own_tgid_excluded: true,
             diagnostics: false,
         }

@@ -180,7 +180,7 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         accept_calls: calls.accept,
         accept_calls_compat: calls.accept_compat,
         socketcall_compat: calls.socketcall_compat,
-        reserved_network: 0,
+        environment: u32::from(options.environment),
     })
 }
 

@@ -6,13 +6,15 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sensor_ebpf::ExecBody;
+use sensor_ebpf::{ExecBody, ExitBody, Header, Kind as RecordKind, record_flag};
 
 use super::Fault;
+use crate::decode::Body;
 use crate::enrich::Enricher;
 use crate::enrich::cgroups::Cgroups;
+use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
-use crate::enrich::testing::{Key, Run, exec_body};
+use crate::enrich::testing::{Key, Run, exec_body, header};
 use crate::enrich::users::Users;
 use crate::event::{Event, FIELDS, FieldId, FieldTable, Fields, Host, OwnedValue, Value};
 use crate::json_lines::{Options, Reader};
@@ -146,6 +148,7 @@ fn enricher() -> (Enricher, tempfile::TempDir) {
     // The number that the records made here carry.
     let path = format!("/docker-{}.scope", "0f".repeat(32));
     enricher.set_cgroups(Cgroups::knowing(1, &path));
+    enricher.set_environment(Wanted::new(&["*".to_owned()]));
     enricher.set_wall_offset(1_700_000_000_000_000_000);
     (enricher, folder)
 }
@@ -153,12 +156,19 @@ fn enricher() -> (Enricher, tempfile::TempDir) {
 fn live(enricher: &mut Enricher, life: &Life, child: Key, parent: Key) -> Vec<Event> {
     let at = child.1;
     let args: Vec<&str> = life.args.iter().map(String::as_str).collect();
+    // Texts of any sort stand in for variables, which can hold no NUL.
+    let environment: String = life
+        .args
+        .iter()
+        .map(|text| text.replace('\0', "") + "\0")
+        .collect();
     let run = Run {
         filename: &life.filename,
         executable: &life.executable,
         interpreter: &life.interpreter,
         cwd: &life.cwd,
         args: &args,
+        environment: &environment,
     };
     let body = ExecBody {
         euid: life.ids.0,
@@ -230,6 +240,15 @@ fn every_field_is_carried_by_some_event() {
         (30, 3_000_000_000),
         (20, 2_000_000_000),
     ));
+    let flagged = Header {
+        flags: record_flag::TRUNCATED | record_flag::READ_FAULT,
+        ..header(RecordKind::Exit, 4_000_000_000, (30, 3_000_000_000))
+    };
+    let body = ExitBody {
+        status: 0,
+        reserved: 0,
+    };
+    events.push(enricher.feed(&flagged, Body::Exit(&body)));
     let missing: Vec<&str> = FIELDS
         .iter()
         .filter(|row| {

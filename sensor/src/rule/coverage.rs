@@ -476,7 +476,7 @@ fn truth(expr: &Expr, constant: Constant<'_>) -> Option<bool> {
 }
 
 /// Every field an expression reads, each with the earlier step it is read of.
-fn fields<'a>(expr: &'a Expr, found: &mut Vec<(&'a str, Option<usize>)>) {
+pub(super) fn fields<'a>(expr: &'a Expr, found: &mut Vec<(&'a str, Option<usize>)>) {
     let mut each = |parts: &'a [Expr]| parts.iter().for_each(|part| fields(part, found));
     match expr {
         Expr::Literal(_) | Expr::Variable(_) => {}

@@ -5,6 +5,7 @@
 
 pub mod coverage;
 mod directory;
+pub mod environment;
 mod format;
 mod load;
 pub mod schema;
