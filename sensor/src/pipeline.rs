@@ -20,9 +20,9 @@ use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
 use crate::enrich::users::Users;
-use crate::enrich::{Enricher, host};
-use crate::event::Event;
-use crate::kernel::{self, Counters, HookState, Kernel, LoadError, Options, RingError};
+use crate::enrich::{Enricher, host, records};
+use crate::event::{Event, Kinds};
+use crate::kernel::{self, Counters, HookState, Kernel, KindSet, LoadError, Options, RingError};
 use crate::metrics::{Gaps, Received};
 
 /// Between two looks at the kernel's counters and at the clocks.
@@ -177,8 +177,27 @@ impl Pipeline {
         named.join(", ")
     }
 
-    /// Says in the log what the chosen hooks can't see and which were refused.
+    /// Kinds of records that are left out because nothing asks for them.
+    #[must_use]
+    pub fn not_wanted(&self) -> Vec<&'static str> {
+        let mut names: Vec<&str> = Vec::new();
+        for hook in self.kernel.hooks() {
+            if hook.state == HookState::NotWanted && !names.contains(&hook.kind.name()) {
+                names.push(hook.kind.name());
+            }
+        }
+        names
+    }
+
+    /// Says in the log what the chosen hooks can't see, which were refused, and what nothing asks for.
     pub fn log_hooks(&self) {
+        let not_wanted = self.not_wanted();
+        if !not_wanted.is_empty() {
+            tracing::info!(
+                "not attached, since nothing asks for it: {}",
+                not_wanted.join(", ")
+            );
+        }
         for hook in self.kernel.hooks() {
             match &hook.state {
                 HookState::Attached if !hook.blind_to.is_empty() => {
@@ -367,6 +386,16 @@ pub fn options(settings: &config::Kernel) -> Options {
         },
         ..defaults
     }
+}
+
+/// Records that some events are made from. Those that the process table feeds on flow whatever this says.
+#[must_use]
+pub fn records_for(events: Kinds) -> KindSet {
+    sensor_ebpf::Kind::ALL
+        .iter()
+        .copied()
+        .filter(|record| records::events_of(*record).intersects(events))
+        .fold(KindSet::EMPTY, KindSet::with)
 }
 
 /// The request to end: SIGTERM or SIGINT.

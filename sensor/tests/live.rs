@@ -20,6 +20,8 @@ mod chain;
 mod credentials;
 #[path = "live/daemon.rs"]
 mod daemon;
+#[path = "live/interest.rs"]
+mod interest;
 #[path = "live/journal.rs"]
 mod journal;
 #[path = "live/loss.rs"]

@@ -13,7 +13,8 @@ use super::{Exit, Failure, OrExit as _, compile, live, load_config, load_rules};
 use crate::alert;
 use crate::cli::RunArgs;
 use crate::engine::{Engine, Match};
-use crate::event::{Event, Evidence, FieldTable};
+use crate::event::{Event, Evidence, FieldTable, Kind, Kinds};
+use crate::kernel::Options;
 use crate::output::Outputs;
 use crate::pipeline::{self, Consumer, Pipeline, Status, Summary};
 use crate::rule::{self, Rule};
@@ -47,8 +48,12 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let mut matching = Matching::new(rules, engine, alerts, outputs);
     let runtime = live::runtime()?;
     runtime.block_on(async {
-        let options = pipeline::options(&config.kernel);
-        let announce_scan = options.scope.is_empty();
+        let interest = interest(&matching.rules);
+        let options = Options {
+            kinds: pipeline::records_for(interest),
+            ..pipeline::options(&config.kernel)
+        };
+        let announce_scan = options.scope.is_empty() && interest.contains(Kind::AlreadyRunning);
         let pipeline = Pipeline::start(
             &options,
             &config.processes,
@@ -60,6 +65,13 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         let summary = pipeline.run(&mut matching).await.map_err(live::failure)?;
         matching.finish(&summary);
         Ok(Exit::Ok)
+    })
+}
+
+/// Kinds of events that some rule can make use of.
+pub(super) fn interest(rules: &[Arc<Rule>]) -> Kinds {
+    rules.iter().fold(Kinds::NONE, |kinds, rule| {
+        kinds.and(rule::interest(&rule.query))
     })
 }
 

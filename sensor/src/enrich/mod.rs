@@ -14,6 +14,7 @@ pub mod host;
 mod image;
 pub mod process_table;
 pub mod procfs;
+pub mod records;
 mod scan;
 mod sockets;
 #[cfg(test)]

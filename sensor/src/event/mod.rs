@@ -268,6 +268,12 @@ impl Kinds {
         Kinds(self.0 | other.0)
     }
 
+    /// Whether some kind is in both.
+    #[must_use]
+    pub const fn intersects(self, other: Kinds) -> bool {
+        self.0 & other.0 != 0
+    }
+
     #[must_use]
     #[inline]
     pub const fn contains(self, kind: Kind) -> bool {

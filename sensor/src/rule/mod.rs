@@ -7,12 +7,14 @@ pub mod coverage;
 mod directory;
 pub mod environment;
 mod format;
+mod interest;
 mod load;
 pub mod schema;
 
 use std::path::Path;
 use std::sync::Arc;
 
+pub use interest::interest;
 pub use load::{Loaded, Skipped, load, load_installed, load_source};
 
 use crate::eql;

@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::BufReader;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -47,20 +47,15 @@ pub(crate) struct Ended {
 impl Daemon {
     /// `run` with this project's rules, JSON lines on standard output, scoped.
     pub(crate) fn run(scope: &Scope, tier: &str) -> Self {
-        let rules = rules();
-        Self::start(
-            scope,
-            tier,
-            &[
-                "run",
-                "--output",
-                "stdout",
-                "--format",
-                "json",
-                "--rules",
-                rules.to_str().unwrap(),
-            ],
-        )
+        Self::run_with(scope, tier, &rules(), &[])
+    }
+
+    /// `run` with some rules, JSON lines on standard output, scoped.
+    pub(crate) fn run_with(scope: &Scope, tier: &str, rules: &Path, more: &[&str]) -> Self {
+        let mut arguments = vec!["run", "--output", "stdout", "--format", "json", "--rules"];
+        arguments.push(rules.to_str().unwrap());
+        arguments.extend(more);
+        Self::start(scope, tier, &arguments)
     }
 
     /// `record`, scoped.

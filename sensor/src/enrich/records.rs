@@ -1,0 +1,43 @@
+//! Which records each kind of event is made from.
+//!
+//! In: kinds of events somebody wants. Out: whether a record kind is needed for them. A record that only feeds the process
+//! table is not listed: those always flow.
+
+use sensor_ebpf::Kind as Record;
+
+use crate::event::{Kind, Kinds};
+
+/// Events that would be missing or incomplete without records of a kind.
+#[must_use]
+pub const fn events_of(record: Record) -> Kinds {
+    match record {
+        Record::Fork => Kinds::NONE.with(Kind::Fork),
+        Record::Exec => Kinds::NONE.with(Kind::Exec),
+        Record::Exit => Kinds::NONE.with(Kind::End),
+        Record::FileCreate => Kinds::NONE.with(Kind::Creation),
+        // The end of a connection is reported only when its begin was seen.
+        Record::Connect => Kinds::NONE
+            .with(Kind::ConnectionAttempted)
+            .with(Kind::DisconnectReceived),
+        Record::Accept => Kinds::NONE
+            .with(Kind::ConnectionAccepted)
+            .with(Kind::DisconnectReceived),
+        Record::Close => Kinds::NONE.with(Kind::DisconnectReceived),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_comes_of_some_record_or_of_the_scan() {
+        for kind in Kind::ALL {
+            let wanted = Kinds::NONE.with(*kind);
+            let found = Record::ALL
+                .iter()
+                .any(|record| events_of(*record).intersects(wanted));
+            assert_eq!(found, *kind != Kind::AlreadyRunning, "{kind:?}");
+        }
+    }
+}
