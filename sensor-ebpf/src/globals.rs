@@ -67,6 +67,10 @@ pub(crate) fn is_served(by_tracepoint: bool, kind: Kind) -> bool {
         .is_some_and(|served| constant(served) & 1 << kind as u32 != 0)
 }
 
+/// The process whose children count as in scope, 0 for none: the sensor itself, while it checks the programs.
+#[map]
+pub(crate) static CHECKED: Array<u32> = Array::with_max_entries(1, 0);
+
 /// One buffer per possible CPU, for the exec program alone. An array, since per-CPU elements end at 32 KiB.
 #[map]
 pub(crate) static EXEC_SCRATCH: Array<ExecScratch> = Array::with_max_entries(1, 0);

@@ -18,7 +18,7 @@ use crate::pipeline::Fault;
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 ok, 1 problems found, 2 usage, 77 permission, 78 configuration.\n\n\
+    after_help = "Exit codes: 0 ok, 1 problems found, 2 usage, 71 kernel can not be watched, 77 permission, 78 configuration.\n\n\
                   Start here:\n  \
                   eql-sensor check rules/            are these rules sound?\n  \
                   sudo eql-sensor run --rules rules/ watch this host and print alerts"
@@ -45,6 +45,7 @@ pub enum Command {
     Replay(ReplayArgs),
     Record(RecordArgs),
     Query(QueryArgs),
+    Doctor(DoctorArgs),
 }
 
 /// Report every problem in rules and settings, with file, line and column
@@ -175,6 +176,31 @@ pub struct QueryArgs {
     pub count: bool,
 }
 
+/// Say whether this machine can be watched, by which hooks, and what would be missed
+///
+/// Looks at the kernel, its type information, lockdown, capabilities, clocks, memory, journal and rules, loads the kernel programs
+/// for a moment and has them report known acts. Each line is ok, warn (the sensor runs with less) or fail (`run` would refuse), and
+/// says what to do. Without root it says what it could not look at.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 nothing fails, 1 something does.\n\nExamples:\n  \
+                        sudo eql-sensor doctor\n  \
+                        sudo eql-sensor doctor --tier tracepoints --rules rules/\n  \
+                        sudo eql-sensor doctor --json | jq '.kinds[] | select(.attached | not)'"
+)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Where rules come from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RuleArgs {
@@ -206,6 +232,10 @@ pub struct KernelArgs {
     /// Size of the ring buffer shared with the kernel: a power of two, 4096 to 1073741824
     #[arg(long, value_name = "BYTES")]
     pub ring_bytes: Option<u32>,
+
+    /// Do not compare known acts with their records before the start
+    #[arg(long)]
+    pub no_self_check: bool,
 
     /// Misbehaves as told, for tests: stop-consumer=SECONDS
     #[arg(long, hide = true, value_name = "FAULT")]

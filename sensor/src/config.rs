@@ -45,13 +45,15 @@ pub struct Rules {
     pub directories: Vec<PathBuf>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
     pub tier: Tier,
     /// `None` chooses by the number of processors.
     pub ring_bytes: Option<u32>,
     /// Empty is the whole host.
     pub scope: Vec<PathBuf>,
+    /// Compare known acts with their records before the start.
+    pub self_check: bool,
 }
 
 /// Bounds of what the engine remembers; reaching one evicts the oldest and is counted for the rule.
@@ -94,6 +96,17 @@ impl Default for Rules {
                 .iter()
                 .map(|base| Path::new(base).join("eql-sensor/rules.d"))
                 .collect(),
+        }
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Kernel {
+            tier: Tier::default(),
+            ring_bytes: None,
+            scope: Vec::new(),
+            self_check: true,
         }
     }
 }
@@ -189,6 +202,9 @@ impl Config {
         }
         if let Some(tier) = flags.tier {
             self.kernel.tier = tier;
+        }
+        if flags.no_self_check {
+            self.kernel.self_check = false;
         }
         if let Some(bytes) = flags.ring_bytes {
             check_ring_bytes(i64::from(bytes)).map_err(|must| FlagError {
@@ -312,6 +328,9 @@ impl<'t> Reader<'t> {
         }
         if let Some(scope) = self.paths(table, "scope") {
             kernel.scope = scope;
+        }
+        if let Some((check, _)) = table.boolean("self_check", &mut self.problems) {
+            kernel.self_check = check;
         }
     }
 
@@ -559,6 +578,7 @@ mod tests {
         assert_eq!(config, from_file);
 
         let kernel = KernelArgs {
+            no_self_check: true,
             fault: None,
             scope: vec!["/b".into()],
             tier: Some(Tier::Trampolines),
@@ -575,6 +595,7 @@ mod tests {
         assert_eq!(config.kernel.scope, [PathBuf::from("/b")]);
         assert_eq!(config.kernel.tier, Tier::Trampolines);
         assert_eq!(config.kernel.ring_bytes, Some(4096));
+        assert!(!config.kernel.self_check);
         assert_eq!(config.output.alerts, [Output::Stdout]);
         assert_eq!(config.output.format, Format::Json);
         assert_eq!(config.rules.directories, [PathBuf::from("rules")]);
@@ -614,7 +635,7 @@ mod tests {
             "[kernel]\ntier = \"fast\"\nscope = \"/a\"\ncolour = 1",
             "eql-sensor.toml:2:8: error: `kernel.tier` is \"fast\", must be \"auto\", \"trampolines\" or \"tracepoints\"\n\
              eql-sensor.toml:3:9: error: `kernel.scope` is \"/a\", must be an array of strings\n\
-             eql-sensor.toml:4:1: error: unknown key `kernel.colour`; allowed are kernel.ring_bytes, kernel.scope, kernel.tier",
+             eql-sensor.toml:4:1: error: unknown key `kernel.colour`; allowed are kernel.ring_bytes, kernel.scope, kernel.self_check, kernel.tier",
         );
         check(
             "[output]\nalerts = [\"syslog\", 3]\nqueue_alerts_max = 0\n[rules]\ndirectories = [\"rules\"]",

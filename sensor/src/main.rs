@@ -6,9 +6,13 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sensor::cli::Cli;
 use sensor::commands::{self, Exit};
+use sensor::self_check::act;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    if let Some(code) = act::if_asked() {
+        return code;
+    }
     let cli = Cli::parse();
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,

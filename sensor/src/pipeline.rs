@@ -24,6 +24,7 @@ use crate::enrich::{Enricher, host, records};
 use crate::event::{Event, Kinds};
 use crate::kernel::{self, Counters, HookState, Kernel, KindSet, LoadError, Options, RingError};
 use crate::metrics::{Gaps, Received};
+use crate::self_check::{self, SelfCheckError};
 
 /// Between two looks at the kernel's counters and at the clocks.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,6 +57,14 @@ pub struct Status {
     pub idle: bool,
     pub received: Received,
     pub gaps: Gaps,
+    pub(crate) checked: Checked,
+}
+
+/// Records of the self-check's child that come after it: they go no further.
+#[derive(Debug, Default)]
+pub(crate) struct Checked {
+    key: Option<(u32, u64)>,
+    late: Vec<sensor_ebpf::Header>,
 }
 
 /// Everything there is to report at the end.
@@ -103,6 +112,8 @@ impl std::str::FromStr for Fault {
 pub enum PipelineError {
     #[error("cannot load the kernel programs")]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    SelfCheck(#[from] SelfCheckError),
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
     #[error(transparent)]
@@ -118,19 +129,22 @@ pub struct Pipeline {
     fault: Option<Fault>,
     /// Events of the start-up scan, handed over first.
     scanned: Vec<Event>,
+    /// Records that came while the programs were checked.
+    held: Vec<Vec<u8>>,
 }
 
 impl Pipeline {
-    /// Loads and attaches the programs, then reads `/proc`, so that no process falls between. `announce_scan` hands an event
-    /// for each process found to the consumer. Needs a tokio runtime.
+    /// Loads and attaches the programs, has known acts reported and compared if `check` says so, then reads `/proc`, so that no
+    /// process falls between. `announce_scan` hands an event for each process found to the consumer. Needs a tokio runtime.
     ///
     /// # Errors
-    /// The kernel refuses what is required, or signals can't be listened for.
+    /// The kernel refuses what is required, a record is not as the act was, or signals can't be listened for.
     pub fn start(
         options: &Options,
         processes: &config::Processes,
         fault: Option<Fault>,
         announce_scan: bool,
+        check: bool,
     ) -> Result<Pipeline, PipelineError> {
         let stop = Stop::listen().map_err(PipelineError::Signals)?;
         let attached_ns = boot_ns();
@@ -138,7 +152,12 @@ impl Pipeline {
             environment: !processes.environment.is_empty(),
             ..options.clone()
         };
-        let kernel = kernel::load(&options)?;
+        let mut kernel = kernel::load(&options)?;
+        let mut checked = self_check::Outcome::default();
+        if check {
+            checked = self_check::run(&mut kernel)?;
+            log_check(&checked);
+        }
         let host = Arc::new(host::this_host(state_directory().as_deref()));
         let mut enricher = Enricher::new(
             host,
@@ -153,6 +172,10 @@ impl Pipeline {
         let status = Status {
             now_ns: attached_ns,
             gaps: Gaps::since_start(attached_ns),
+            checked: Checked {
+                key: checked.key,
+                late: Vec::new(),
+            },
             ..Status::default()
         };
         Ok(Pipeline {
@@ -162,6 +185,7 @@ impl Pipeline {
             stop,
             fault,
             scanned,
+            held: checked.held,
         })
     }
 
@@ -222,6 +246,9 @@ impl Pipeline {
     pub async fn run<C: Consumer>(mut self, consumer: &mut C) -> Result<Summary, PipelineError> {
         for event in std::mem::take(&mut self.scanned) {
             consumer.event(event);
+        }
+        for bytes in std::mem::take(&mut self.held) {
+            pass(&bytes, &mut self.enricher, &mut self.status, consumer);
         }
         let pumped = match self.hold_back().await {
             ControlFlow::Continue(()) => self.pump(consumer).await,
@@ -300,6 +327,9 @@ impl Pipeline {
 
     /// Reads counters and clocks; reports a gap when `report` is set, which is at most once a second.
     fn look(&mut self, report: bool) -> Result<(), PipelineError> {
+        for header in self.status.checked.late.drain(..) {
+            self.kernel.leave_out(&header);
+        }
         let counters = self.kernel.counters()?;
         self.status.now_ns = boot_ns();
         self.status
@@ -346,6 +376,9 @@ impl Pipeline {
 /// One record through decode and enrich.
 fn pass<C: Consumer>(bytes: &[u8], enricher: &mut Enricher, status: &mut Status, consumer: &mut C) {
     match decode(bytes) {
+        Ok(record) if status.checked.key == Some((record.header.tgid, record.header.start_ns)) => {
+            status.checked.late.push(*record.header);
+        }
         Ok(record) => {
             status
                 .received
@@ -360,6 +393,18 @@ fn pass<C: Consumer>(bytes: &[u8], enricher: &mut Enricher, status: &mut Status,
             }
             status.received.undecodable += 1;
         }
+    }
+}
+
+fn log_check(checked: &self_check::Outcome) {
+    let names: Vec<&str> = checked.right.iter().map(|kind| kind.name()).collect();
+    tracing::info!(
+        "self-check: {} right, in {} ms",
+        names.join(", "),
+        checked.took.as_millis()
+    );
+    for (kind, why) in &checked.untried {
+        tracing::info!("self-check: {} not tried: {why}", kind.name());
     }
 }
 

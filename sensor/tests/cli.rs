@@ -22,7 +22,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 5] = ["run", "check", "replay", "record", "query"];
+const COMMANDS: [&str; 6] = ["run", "check", "replay", "record", "query", "doctor"];
 
 #[test]
 fn help_names_every_command_and_the_exit_codes() {

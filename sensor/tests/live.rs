@@ -20,6 +20,8 @@ mod chain;
 mod credentials;
 #[path = "live/daemon.rs"]
 mod daemon;
+#[path = "live/doctor.rs"]
+mod doctor;
 #[path = "live/interest.rs"]
 mod interest;
 #[path = "live/journal.rs"]
@@ -32,6 +34,8 @@ mod network;
 mod processes;
 #[path = "live/scope.rs"]
 mod scope;
+#[path = "live/self_check.rs"]
+mod self_check;
 #[path = "live/shutdown.rs"]
 mod shutdown;
 #[path = "live/storm.rs"]

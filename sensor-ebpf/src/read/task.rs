@@ -10,7 +10,7 @@ use sensor_ebpf::{
 };
 
 use super::Faults;
-use crate::globals::{offset, setting};
+use crate::globals::{CHECKED, constant, offset, setting};
 
 /// `PF_KTHREAD` of `task_struct.flags`.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -53,9 +53,27 @@ fn cgroup_id(faults: &mut Faults, cgroup: u64) -> u64 {
 /// Walks the cgroup's parents instead of asking for an ancestor by level, since the helper for that came after 5.10.
 #[inline(always)]
 pub(crate) fn in_scope(task: u64) -> bool {
-    if setting!(scopes[0]) == 0 {
-        return true;
+    setting!(scopes[0]) == 0 || is_below_scope(task) || is_checked(task)
+}
+
+/// True for a child of the process that checks the programs, which there is for a moment at the start only. Asked last, so
+/// that nobody else pays for it.
+#[inline(always)]
+fn is_checked(task: u64) -> bool {
+    let Some(checked) = CHECKED.get(0) else {
+        return false;
+    };
+    let checked = constant(checked);
+    if checked == 0 {
+        return false;
     }
+    let mut faults = Faults::NONE;
+    let parent = faults.pointer(task, offset!(task_real_parent));
+    faults.read::<u32>(parent, offset!(task_tgid)) == checked
+}
+
+#[inline(always)]
+fn is_below_scope(task: u64) -> bool {
     let mut faults = Faults::NONE;
     let mut at = cgroup(&mut faults, task);
     for _ in 0..CGROUP_DEPTH_MAX {

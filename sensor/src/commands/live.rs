@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use sd_notify::NotifyState;
 
 use super::{Exit, Failure};
-use crate::kernel::LoadError;
+use crate::kernel::{LoadError, SupportError};
 use crate::pipeline::{Pipeline, PipelineError};
 
 /// The ring, the stages and the signals share one thread; only outputs have their own.
@@ -24,10 +24,22 @@ pub(super) fn ready(pipeline: &Pipeline, what: &str) {
     let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(what)]);
 }
 
-/// Permission is a matter of its own: service managers and people act on it differently.
+/// Service managers and people act differently on a lack of permission, and on a kernel that can not be watched at all.
 pub(super) fn failure(error: PipelineError) -> Failure {
     let exit = match &error {
         PipelineError::Load(LoadError::NotPermitted(_)) => Exit::Permission,
+        PipelineError::Load(
+            LoadError::Support(
+                SupportError::TooManyScopes(_)
+                | SupportError::Scope { .. }
+                | SupportError::NotACgroup(_)
+                | SupportError::RingBytes(_),
+            )
+            | LoadError::Map { .. }
+            | LoadError::Diagnostics(_)
+            | LoadError::Cpus(_),
+        ) => Exit::Problems,
+        PipelineError::Load(_) | PipelineError::SelfCheck(_) => Exit::Unsupported,
         _ => Exit::Problems,
     };
     Failure {

@@ -3,6 +3,7 @@
 //! In: parsed arguments. Out: an [`Exit`]. A command never calls `std::process::exit`, so everything it holds is dropped.
 
 pub mod check;
+pub mod doctor;
 mod live;
 pub mod query;
 pub mod record;
@@ -30,6 +31,8 @@ pub enum Exit {
     /// Something was looked at and problems were found, or the work failed.
     Problems = 1,
     Usage = 2,
+    /// This kernel can not be watched, or this build has nothing to watch it with.
+    Unsupported = 71,
     /// The kernel or the file system refused; more privilege is needed.
     Permission = 77,
     /// Settings or rules can not be used.
@@ -79,6 +82,7 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Replay(args) => replay::replay(args),
         Command::Record(args) => record::record(args),
         Command::Query(args) => query::query(args),
+        Command::Doctor(args) => doctor::doctor(args),
     }
 }
 

@@ -42,6 +42,7 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
             &config.processes,
             args.kernel.fault,
             announce_scan,
+            config.kernel.self_check,
         );
         let pipeline = pipeline.map_err(live::failure)?;
         live::ready(&pipeline, "recording");

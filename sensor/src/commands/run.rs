@@ -59,6 +59,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
             &config.processes,
             args.kernel.fault,
             announce_scan,
+            config.kernel.self_check,
         );
         let pipeline = pipeline.map_err(live::failure)?;
         live::ready(&pipeline, &matching.rules_in_words());
@@ -70,9 +71,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
 
 /// Kinds of events that some rule can make use of.
 pub(super) fn interest(rules: &[Arc<Rule>]) -> Kinds {
-    rules.iter().fold(Kinds::NONE, |kinds, rule| {
-        kinds.and(rule::interest(&rule.query))
-    })
+    rules
+        .iter()
+        .fold(Kinds::NONE, |kinds, rule| kinds.and(rule.interest()))
 }
 
 /// Matches events against the rules and sends alerts.

@@ -22,6 +22,7 @@ pub const fn events_of(record: Record) -> Kinds {
         Record::Accept => Kinds::NONE
             .with(Kind::ConnectionAccepted)
             .with(Kind::DisconnectReceived),
+        Record::Credentials => Kinds::NONE.with(Kind::UidChange).with(Kind::GidChange),
         Record::Close => Kinds::NONE.with(Kind::DisconnectReceived),
     }
 }

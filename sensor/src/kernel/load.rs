@@ -3,6 +3,7 @@
 //! In: [`Options`], the embedded kernel object, what this kernel offers. Out: a running [`Kernel`] and a report of every hook, or
 //! the reason why a required one could not be had. Must never run on with a required hook missing.
 
+mod checked;
 mod verify;
 
 use std::{fs, io, os::fd::AsRawFd};
@@ -28,6 +29,12 @@ use super::{
 
 /// The kernel object, empty when this was built without a kernel toolchain.
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernel_object"));
+
+/// Whether this build carries kernel programs.
+#[must_use]
+pub fn has_object() -> bool {
+    !OBJECT.is_empty()
+}
 
 /// Why there are no records.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +200,8 @@ pub struct Kernel {
     ring: Ring,
     hooks: Vec<HookReport>,
     diagnostics: Option<Diagnostics>,
+    /// Records that are no part of the account, by kind.
+    left_out: [KindCounters; Kind::SLOTS],
 }
 
 /// Passes on what the programs say of single records.
@@ -243,6 +252,7 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
         ring: Ring::Idle(ring),
         hooks,
         diagnostics,
+        left_out: [KindCounters::default(); Kind::SLOTS],
     })
 }
 
@@ -303,6 +313,9 @@ impl Kernel {
             let mut counters = KindCounters::default();
             for row in rows.iter() {
                 add(&mut counters, row);
+            }
+            if let Some(left_out) = self.left_out.get(kind as usize) {
+                counters = counters.without(left_out);
             }
             kinds.push((kind, counters));
         }
@@ -424,12 +437,12 @@ fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
 }
 
 /// Kinds that are attached whatever is asked for: the process table feeds on them.
-fn is_always_wanted(kind: Kind) -> bool {
+pub fn is_always_wanted(kind: Kind) -> bool {
     matches!(kind, Kind::Fork | Kind::Exec | Kind::Exit)
 }
 
 /// Kinds without which the sensor does not run when they are wanted. Any other that can't be had is reported as missing.
-fn is_required(kind: Kind) -> bool {
+pub fn is_required(kind: Kind) -> bool {
     is_always_wanted(kind) || matches!(kind, Kind::FileCreate | Kind::Connect | Kind::Credentials)
 }
 

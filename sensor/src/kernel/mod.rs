@@ -10,10 +10,12 @@ mod support;
 
 use std::path::PathBuf;
 
-pub use load::{Kernel, LoadError, Verdict, Verified, load, verify};
+pub use load::{
+    Kernel, LoadError, Verdict, Verified, has_object, is_always_wanted, is_required, load, verify,
+};
 pub use ring::RingError;
 use sensor_ebpf::Kind;
-pub use support::{SupportError, default_ring_bytes};
+pub use support::{SupportError, default_ring_bytes, memlock_limit};
 
 /// A set of record kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,20 @@ pub struct KindCounters {
     pub scratch_busy: u64,
     /// The sensor's own act, left out on purpose.
     pub dropped_self: u64,
+}
+
+impl KindCounters {
+    /// Without some records that count for nothing.
+    fn without(self, left_out: &KindCounters) -> KindCounters {
+        KindCounters {
+            seen: self.seen.saturating_sub(left_out.seen),
+            submitted: self.submitted.saturating_sub(left_out.submitted),
+            degraded: self.degraded.saturating_sub(left_out.degraded),
+            truncated: self.truncated.saturating_sub(left_out.truncated),
+            read_fault: self.read_fault.saturating_sub(left_out.read_fault),
+            ..self
+        }
+    }
 }
 
 /// What the kernel programs counted since they were loaded.

@@ -297,3 +297,12 @@ pub(super) fn needs_memlock() -> bool {
         _ => true,
     }
 }
+
+/// Bytes of locked memory this process may have, where maps count against it; `None` for no limit.
+#[must_use]
+pub fn memlock_limit() -> Option<u64> {
+    use rustix::process::{Resource, getrlimit};
+    needs_memlock()
+        .then(|| getrlimit(Resource::Memlock).current)
+        .flatten()
+}

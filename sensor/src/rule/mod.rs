@@ -19,6 +19,7 @@ pub use load::{Loaded, Skipped, load, load_installed, load_source};
 
 use crate::eql;
 use crate::eql::query::{Form, Key};
+use crate::event::{Kind, Kinds};
 
 /// One rule that can be matched.
 #[derive(Debug)]
@@ -50,6 +51,20 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Kinds of events that can make a difference to the rule.
+    #[must_use]
+    pub fn interest(&self) -> Kinds {
+        let kinds = interest(&self.query);
+        // Real and saved ids are known from changes alone; who the rule names by them must be kept up to date.
+        if ["real", "saved"]
+            .iter()
+            .any(|id| self.query_text.contains(id))
+        {
+            return kinds.with(Kind::UidChange).with(Kind::GidChange);
+        }
+        kinds
+    }
+
     /// For each join key the fields that have to agree, step by step, each named once.
     #[must_use]
     pub fn join_fields(&self) -> Vec<Vec<Box<str>>> {

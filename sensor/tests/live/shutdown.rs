@@ -8,6 +8,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::daemon::{BINARY, Daemon};
 use crate::scope::Scope;
 use crate::tiers;
@@ -56,14 +58,64 @@ fn sigterm_ends_the_daemon_soon_and_detaches_every_program() {
     }
 }
 
+#[test]
+fn sigkill_leaves_no_program_map_or_link_and_no_child() {
+    for tier in tiers() {
+        let scope = Scope::new("kill");
+        let daemon = Daemon::run(&scope, &tier);
+        let pid = daemon.pid();
+        let kinds = [
+            ("prog", "prog_id:"),
+            ("map", "map_id:"),
+            ("link", "link_id:"),
+        ];
+        let own = kinds.map(|(what, key)| (what, held(pid, key)));
+        for (what, ids) in &own {
+            assert!(ids.len() >= 5, "{tier}: {what}: {ids:?}");
+            assert!(ids.is_subset(&there(what)), "{tier}: {what}: {ids:?}");
+        }
+        assert_eq!(children_of(pid), [0; 0], "{tier}: the self-check's child");
+        daemon.signal(Signal::KILL);
+        drop(daemon);
+        let killed = Instant::now();
+        for (what, ids) in &own {
+            loop {
+                let left: Vec<_> = there(what).intersection(ids).copied().collect();
+                if left.is_empty() {
+                    break;
+                }
+                assert!(
+                    killed.elapsed() < FREED_LIMIT,
+                    "{tier}: {what}s still there: {left:?}"
+                );
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            println!("{tier}: {} {what}s, none left after SIGKILL", ids.len());
+        }
+    }
+}
+
+/// Pids whose parent is this one.
+fn children_of(pid: u32) -> Vec<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    text.split_ascii_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
 /// Kernel programs a process holds, by the descriptors it has open.
 fn programs_of(pid: u32) -> BTreeSet<u64> {
+    held(pid, "prog_id:")
+}
+
+/// Numbers of kernel objects a process holds, by the descriptors it has open.
+fn held(pid: u32, key: &str) -> BTreeSet<u64> {
     fs::read_dir(format!("/proc/{pid}/fdinfo"))
         .unwrap()
         .filter_map(|entry| fs::read_to_string(entry.ok()?.path()).ok())
         .flat_map(|text| {
             text.lines()
-                .filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
+                .filter_map(|line| line.strip_prefix(key)?.trim().parse().ok())
                 .collect::<Vec<u64>>()
         })
         .collect()
@@ -71,8 +123,13 @@ fn programs_of(pid: u32) -> BTreeSet<u64> {
 
 /// Kernel programs there are, as `bpftool prog show` lists them.
 fn loaded() -> BTreeSet<u64> {
+    there("prog")
+}
+
+/// Kernel objects of a sort there are, as bpftool lists them.
+fn there(what: &str) -> BTreeSet<u64> {
     let output = Command::new("bpftool")
-        .args(["prog", "show", "-j"])
+        .args([what, "show", "-j"])
         .output()
         .unwrap();
     assert!(
