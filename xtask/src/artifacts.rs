@@ -70,6 +70,19 @@ pub(crate) fn sensor(root: &Path) -> Result<PathBuf> {
     .sensor)
 }
 
+/// Builds the daemon alone, as it is shipped.
+pub(crate) fn release(root: &Path) -> Result<PathBuf> {
+    let arguments = [
+        "build",
+        "--release",
+        "--package",
+        "sensor",
+        "--bin",
+        "eql-sensor",
+    ];
+    Ok(build(root, &arguments)?.sensor)
+}
+
 fn build(root: &Path, arguments: &[&str]) -> Result<Artifacts> {
     let mut cargo = shell::cargo(root);
     cargo

@@ -3,12 +3,13 @@
 //! In: a task name and its options. Out: what the task prints, and an exit code that is zero only when all of it worked.
 //! Must never touch anything outside the workspace's `target` except system packages it names first.
 //!
-//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`budgets`], [`demo`], [`live`], [`test`], [`tidy`]. Below
+//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`budgets`], [`cost`], [`demo`], [`live`], [`test`], [`tidy`]. Below
 //! them: [`apt`], [`artifacts`], [`guest`], [`mirror`], [`results`], [`scope`], [`shell`].
 
 mod apt;
 mod artifacts;
 mod budgets;
+mod cost;
 mod demo;
 mod guest;
 mod kernels;
@@ -50,6 +51,8 @@ enum Task {
     Test(test::Options),
     /// Run the live tests on this kernel or in guests
     Live(live::Options),
+    /// Measure what watching costs: loads with the sensor and without, in turn
+    Cost(cost::Options),
     /// Write down what the kernel programs cost the verifier, on this kernel and in guests
     Budgets(budgets::Options),
     /// Boot a guest kernel and run one shell command in it
@@ -75,6 +78,7 @@ fn run(task: &Task, root: &Path) -> Result<ExitCode> {
         Task::Demo(options) => demo::command(root, options),
         Task::Test(options) => test::run(root, options),
         Task::Live(options) => live::run(root, options),
+        Task::Cost(options) => cost::command(root, options),
         Task::Budgets(options) => budgets::command(root, options),
         Task::Guest(options) => guest::command(root, options),
         Task::Tidy => tidy::run(root).map(|()| ExitCode::SUCCESS),
