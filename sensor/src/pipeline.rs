@@ -28,6 +28,9 @@ use crate::self_check::{self, SelfCheckError};
 
 /// Between two looks at the kernel's counters and at the clocks.
 const TICK: Duration = Duration::from_secs(1);
+/// The ring is left alone for so long after it was emptied. The kernel wakes its reader for the first record that a reader who
+/// is done would miss, and for none behind it: a wake-up costs whoever makes the record more than the record does.
+const PAUSE: Duration = Duration::from_millis(2);
 /// For what is in the ring when the end is asked for.
 const DRAIN_MAX: Duration = Duration::from_millis(800);
 /// For an output to take what is left at the end.
@@ -321,6 +324,13 @@ impl Pipeline {
             };
             if flow.is_break() {
                 return Ok(());
+            }
+            if !is_tick {
+                tokio::select! {
+                    biased;
+                    () = self.stop.asked() => return Ok(()),
+                    () = sleep(PAUSE) => {}
+                }
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     emit::{count, emit},
     globals::{FILE_OPEN_SCRATCH, SYS_EXIT_SCRATCH, offset, setting},
     read::{
-        Faults, clamp, helper, opaque,
+        Faults, call, clamp, helper, opaque,
         path::{self, Place, Walk},
         task,
     },
@@ -102,11 +102,8 @@ fn file_create(ctx: FExitContext) -> i32 {
 /// thread that closes the descriptor before the caller has it can hide or swap the file.
 #[btf_tracepoint(function = "sys_exit")]
 fn file_create_by_syscall(ctx: BtfTracePointContext) -> i32 {
-    if offset!(pt_regs_syscall) == u64::from(ABSENT) {
-        return 0;
-    }
     let mut faults = Faults::NONE;
-    let number = faults.read::<u64>(ctx.arg(0), offset!(pt_regs_syscall)) as u32;
+    let number = call::returning(ctx.arg(0));
     let native = is_open(number);
     let compat = is_open_compat(number);
     if !native && !compat {

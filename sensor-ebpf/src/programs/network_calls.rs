@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     globals::{offset, setting},
-    read::{Faults, task},
+    read::{Faults, call, task},
 };
 
 /// First arguments of the 32-bit socketcall: accept, accept4.
@@ -27,12 +27,9 @@ const SYS_ACCEPT4: u32 = 18;
 /// 5.10 or later; `sys_exit(regs, ret)`. The socket is the one behind the descriptor just returned. Blind to io_uring.
 #[btf_tracepoint(function = "sys_exit")]
 fn socket_call(ctx: BtfTracePointContext) -> i32 {
-    if offset!(pt_regs_syscall) == u64::from(ABSENT) {
-        return 0;
-    }
     let mut faults = Faults::NONE;
+    let number = call::returning(ctx.arg(0));
     let registers: u64 = ctx.arg(0);
-    let number = faults.read::<u64>(registers, offset!(pt_regs_syscall)) as u32;
     let native = number == setting!(accept_calls[0]) || number == setting!(accept_calls[1]);
     let compat = number == setting!(accept_calls_compat[0])
         || (number == setting!(socketcall_compat) && calls_accept(&mut faults, registers));

@@ -43,7 +43,7 @@ fn process_call_enter(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sys_exit")]
 fn process_call_exit(ctx: BtfTracePointContext) -> i32 {
     let mut faults = Faults::NONE;
-    let number = call::returning(&mut faults, ctx.arg(0));
+    let number = call::returning(ctx.arg(0));
     if !is_watched(number) {
         return 0;
     }
