@@ -46,6 +46,24 @@ pub enum Command {
     Record(RecordArgs),
     Query(QueryArgs),
     Doctor(DoctorArgs),
+    Fields(FieldsArgs),
+}
+
+/// List the fields that events carry: type, events that have them, how they are obtained
+#[derive(Debug, Args)]
+#[command(after_help = "Exit codes: 0 fields found, 1 none.\n\nExamples:\n  \
+                        eql-sensor fields\n  \
+                        eql-sensor fields parent\n  \
+                        eql-sensor fields 'process.*.name'\n  \
+                        eql-sensor fields --format json | jq -r '.[].field'")]
+pub struct FieldsArgs {
+    /// Only fields whose name contains this; with * or ?, fields whose whole name fits
+    #[arg(value_name = "PATTERN")]
+    pub pattern: Option<String>,
+
+    /// How to print: text for people, json as one document
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
 }
 
 /// Report every problem in rules and settings, with file, line and column

@@ -22,6 +22,8 @@ mod credentials;
 mod daemon;
 #[path = "live/doctor.rs"]
 mod doctor;
+#[path = "live/fields.rs"]
+mod fields;
 #[path = "live/interest.rs"]
 mod interest;
 #[path = "live/journal.rs"]

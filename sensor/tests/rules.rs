@@ -5,11 +5,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can not go on has failed")]
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use sensor::event::{FIELDS, FieldRow, Kind};
+use sensor::commands::fields;
 use sensor::rule;
 
 fn rules() -> PathBuf {
@@ -69,7 +68,7 @@ fn the_readme_lists_every_field() {
     let text = std::fs::read_to_string(&path).unwrap();
     let begin = text.find(BEGIN).unwrap() + BEGIN.len();
     let end = text.find(END).unwrap();
-    let table = field_table();
+    let table = fields::table();
     if std::env::var_os("EQL_SENSOR_UPDATE").is_some() {
         let updated = format!("{}{table}{}", &text[..begin], &text[end..]);
         std::fs::write(&path, updated).unwrap();
@@ -78,37 +77,7 @@ fn the_readme_lists_every_field() {
     assert_eq!(
         &text[begin..end],
         table,
-        "{} is not what the schema says; run this test with EQL_SENSOR_UPDATE=1",
+        "{} is not what the schema says; run: EQL_SENSOR_UPDATE=1 cargo test -p sensor --test rules",
         path.display()
     );
-}
-
-fn field_table() -> String {
-    let mut table = String::from("| Field | Type | Events | Obtained |\n|---|---|---|---|\n");
-    for row in FIELDS {
-        let several = if row.array || row.all_values.is_some() {
-            ", several"
-        } else {
-            ""
-        };
-        writeln!(
-            table,
-            "| `{}` | {}{several} | {} | {} |",
-            row.path,
-            row.ty.name(),
-            kinds(row),
-            row.how
-        )
-        .unwrap();
-    }
-    table
-}
-
-fn kinds(row: &FieldRow) -> String {
-    let carried: Vec<Kind> = row.kinds.iter().collect();
-    if carried.len() == Kind::ALL.len() {
-        return "all".to_owned();
-    }
-    let names: Vec<&str> = carried.iter().map(|kind| kind.action()).collect();
-    names.join(", ")
 }

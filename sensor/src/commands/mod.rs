@@ -4,6 +4,7 @@
 
 pub mod check;
 pub mod doctor;
+pub mod fields;
 mod live;
 pub mod query;
 pub mod record;
@@ -83,6 +84,7 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Record(args) => record::record(args),
         Command::Query(args) => query::query(args),
         Command::Doctor(args) => doctor::doctor(args),
+        Command::Fields(args) => fields::fields(args),
     }
 }
 

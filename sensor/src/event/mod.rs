@@ -246,6 +246,13 @@ impl Kinds {
     pub const FILE: Kinds = Kinds::shaped(Shape::File);
     pub const NETWORK: Kinds = Kinds::shaped(Shape::Network);
 
+    /// The groups of kinds that carry the same fields, by their category.
+    pub const GROUPS: &[(&str, Kinds)] = &[
+        ("process", Kinds::PROCESS),
+        ("file", Kinds::FILE),
+        ("network", Kinds::NETWORK),
+    ];
+
     const fn shaped(shape: Shape) -> Kinds {
         let mut kinds = Kinds::NONE;
         let mut index = 0;
