@@ -12,7 +12,7 @@ use sensor_ebpf::{
     settings::{Count, Offsets, Settings},
 };
 
-use crate::programs::{file::FileScratch, process::ExecScratch};
+use crate::programs::{file::FileScratch, memfd::MemfdScratch, process::ExecScratch};
 
 /// Member offsets of the running kernel.
 #[unsafe(no_mangle)]
@@ -82,3 +82,15 @@ pub(crate) static FILE_OPEN_SCRATCH: Array<FileScratch> = Array::with_max_entrie
 /// One buffer per possible CPU, for the second-choice creation program alone.
 #[map]
 pub(crate) static SYS_EXIT_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
+
+/// One buffer per possible CPU, for the first-choice memfd program alone.
+#[map]
+pub(crate) static MEMFD_SCRATCH: Array<MemfdScratch> = Array::with_max_entries(1, 0);
+
+/// One buffer per possible CPU, for the first-choice program of huge memfds alone.
+#[map]
+pub(crate) static MEMFD_HUGE_SCRATCH: Array<MemfdScratch> = Array::with_max_entries(1, 0);
+
+/// One buffer per possible CPU, for the program at the return of the process family's system calls alone.
+#[map]
+pub(crate) static PROCESS_CALL_SCRATCH: Array<MemfdScratch> = Array::with_max_entries(1, 0);

@@ -58,6 +58,11 @@ kinds! {
     Close = 7 "disconnect_received";
     /// Either or both of `uid_change` and `gid_change`.
     Credentials = 11 "uid_change";
+    /// Also of a process that goes to another process group, which is no event.
+    Session = 12 "session_id_change";
+    Memfd = 13 "memfd_create";
+    Ptrace = 14 "ptrace";
+    Module = 15 "load_module";
 }
 
 impl Kind {
@@ -82,6 +87,8 @@ pub enum PartKind {
     Comm = 6,
     /// The path of the file acted on.
     Path = 7,
+    /// A name that is no path.
+    Name = 9,
     /// The environment area: `NAME=value` texts separated (and ended) by NUL. Empty unless it was asked for.
     Environment = 11,
 }
@@ -301,6 +308,67 @@ pub mod moment {
     pub const AFTER: u32 = 2;
 }
 
+/// Body of [`Kind::Session`]. No parts.
+///
+/// Numbers are of the initial pid namespace.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct SessionBody {
+    /// The process that is in another group or session now: the one that acts, or a child of its.
+    pub start_ns: u64,
+    pub tgid: u32,
+    /// Its process group; 0 when the kernel gave no number that means anything outside of a pid namespace.
+    pub pgid: u32,
+    /// Its session; 0 when that stayed the same.
+    pub sid: u32,
+    pub reserved: u32,
+}
+
+/// Body of [`Kind::Memfd`]. Parts: name, with the `memfd:` that the kernel puts before it.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct MemfdBody {
+    pub inode: u64,
+}
+
+/// Body of [`Kind::Ptrace`]. No parts. The process that acts is the tracer.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct PtraceBody {
+    /// The process that is traced now.
+    pub child_start_ns: u64,
+    pub child_tgid: u32,
+    /// Its thread that is traced.
+    pub child_tid: u32,
+    /// `PTRACE_ATTACH` (16) or `PTRACE_SEIZE` (0x4206).
+    pub request: u32,
+    pub reserved: u32,
+}
+
+/// Body of [`Kind::Module`]. Parts: name.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ModuleBody {
+    /// `module.taints`, a bit for each reason why the kernel counts as tainted.
+    pub taints: u64,
+}
+
 /// One entry of the part table.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
@@ -326,5 +394,9 @@ const _: () = {
     assert!(size_of::<FileBody>() == 32);
     assert!(size_of::<ConnectBody>() == 56);
     assert!(size_of::<CredentialsBody>() == 88);
+    assert!(size_of::<SessionBody>() == 24);
+    assert!(size_of::<MemfdBody>() == 8);
+    assert!(size_of::<PtraceBody>() == 24);
+    assert!(size_of::<ModuleBody>() == 8);
     assert!(size_of::<Part>() == 8);
 };

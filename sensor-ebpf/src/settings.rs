@@ -64,6 +64,8 @@ offsets! {
     task_exit_code = "task_struct" "exit_code";
     task_thread_pid = "task_struct" "thread_pid";
     task_cgroups = "task_struct" "cgroups";
+    task_ptraced = "task_struct" "ptraced";
+    task_ptrace_entry = "task_struct" "ptrace_entry";
     task_thread_status = "task_struct" "thread_info.status" optional;
     signal_live = "signal_struct" "live";
     signal_flags = "signal_struct" "flags";
@@ -124,7 +126,10 @@ offsets! {
     fdtable_max_fds = "fdtable" "max_fds";
     fdtable_fd = "fdtable" "fd";
     pt_regs_syscall = "pt_regs" "orig_ax" optional;
+    pt_regs_di = "pt_regs" "di" optional;
+    pt_regs_si = "pt_regs" "si" optional;
     pt_regs_bx = "pt_regs" "bx" optional;
+    pt_regs_cx = "pt_regs" "cx" optional;
     file_private = "file" "private_data";
     file_count = "file" "f_count" optional;
     file_ref = "file" "f_ref" optional;
@@ -145,6 +150,8 @@ offsets! {
     sock_lock_owned = "sock" "sk_lock.owned";
     tcp_bytes_acked = "tcp_sock" "bytes_acked" optional;
     net_inum = "net" "ns.inum" optional;
+    module_name = "module" "name" optional;
+    module_taints = "module" "taints" optional;
 }
 
 /// Most cgroup subtrees one sensor can be scoped to.
@@ -182,6 +189,11 @@ pub struct Settings {
     /// and 32-bit.
     pub process_calls: [u64; CALL_WORDS],
     pub process_calls_compat: [u64; CALL_WORDS],
+    /// Those of them that do not change ids, native and 32-bit.
+    pub setsid: [u32; 2],
+    pub setpgid: [u32; 2],
+    pub memfd_create: [u32; 2],
+    pub ptrace: [u32; 2],
     /// Bit of `thread_info.status` that marks a 32-bit system call; 0 where there is none.
     pub compat_status: u32,
     /// Non-zero when `sched_process_exit` says whether the whole thread group is gone.
@@ -203,6 +215,9 @@ pub struct Settings {
     pub socketcall_compat: u32,
     /// Non-zero when execs carry their environment.
     pub environment: u32,
+    /// Parameters of `hugetlb_file_setup`, likewise; 0 where there is no such function.
+    pub hugetlb_file_setup_parameters: u32,
+    pub reserved: u32,
 }
 
 impl Settings {
@@ -216,6 +231,10 @@ impl Settings {
         open_calls_compat: [NO_SYSCALL; 4],
         process_calls: [0; CALL_WORDS],
         process_calls_compat: [0; CALL_WORDS],
+        setsid: [NO_SYSCALL; 2],
+        setpgid: [NO_SYSCALL; 2],
+        memfd_create: [NO_SYSCALL; 2],
+        ptrace: [NO_SYSCALL; 2],
         compat_status: 0,
         exit_has_group_dead: 0,
         secureexec_byte: 0,
@@ -228,6 +247,8 @@ impl Settings {
         accept_calls_compat: [NO_SYSCALL; 2],
         socketcall_compat: NO_SYSCALL,
         environment: 0,
+        hugetlb_file_setup_parameters: 0,
+        reserved: 0,
     };
 }
 
@@ -260,5 +281,5 @@ impl Count {
 
 const _: () = {
     assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
-    assert!(size_of::<Settings>() == 296);
+    assert!(size_of::<Settings>() == 336);
 };

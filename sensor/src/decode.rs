@@ -5,8 +5,8 @@
 //! does not know) is reported as such, so that the caller skips and counts it.
 
 use sensor_ebpf::{
-    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind, Part,
-    PartKind, record_flag,
+    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind,
+    MemfdBody, ModuleBody, Part, PartKind, PtraceBody, SessionBody, record_flag,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -30,6 +30,10 @@ pub enum Body<'a> {
     Accept(&'a ConnectBody),
     Close(&'a ConnectBody),
     Credentials(&'a CredentialsBody),
+    Session(&'a SessionBody),
+    Memfd(Memfd<'a>),
+    Ptrace(&'a PtraceBody),
+    Module(Module<'a>),
     /// Only the header fitted ([`sensor_ebpf::record_flag::DEGRADED`]); the kind is in the header.
     Degraded,
 }
@@ -54,6 +58,20 @@ pub struct Exec<'a> {
 pub struct File<'a> {
     pub body: &'a FileBody,
     pub path: &'a [u8],
+}
+
+/// A memfd and its name, `memfd:` and all.
+#[derive(Clone, Copy, Debug)]
+pub struct Memfd<'a> {
+    pub body: &'a MemfdBody,
+    pub name: &'a [u8],
+}
+
+/// A kernel module and its name; zeroes may follow it.
+#[derive(Clone, Copy, Debug)]
+pub struct Module<'a> {
+    pub body: &'a ModuleBody,
+    pub name: &'a [u8],
 }
 
 /// Why some bytes are not a record.
@@ -163,6 +181,28 @@ fn decode_body<'a>(
             unknown += parts(header, rest, total, |_, _| false)?;
             Body::Credentials(body)
         }
+        Kind::Session => {
+            let (body, rest) = take(rest, "body", total)?;
+            unknown += parts(header, rest, total, |_, _| false)?;
+            Body::Session(body)
+        }
+        Kind::Ptrace => {
+            let (body, rest) = take(rest, "body", total)?;
+            unknown += parts(header, rest, total, |_, _| false)?;
+            Body::Ptrace(body)
+        }
+        Kind::Memfd => {
+            let (body, rest) = take(rest, "body", total)?;
+            let (name, others) = named(header, rest, total)?;
+            unknown += others;
+            Body::Memfd(Memfd { body, name })
+        }
+        Kind::Module => {
+            let (body, rest) = take(rest, "body", total)?;
+            let (name, others) = named(header, rest, total)?;
+            unknown += others;
+            Body::Module(Module { body, name })
+        }
         Kind::FileCreate => {
             let (body, rest) = take(rest, "body", total)?;
             let mut file = File { body, path: &[] };
@@ -224,6 +264,23 @@ fn take<'a, T: FromBytes + KnownLayout + Immutable>(
             DecodeError::Short { piece, len: total }
         }
     })
+}
+
+/// The name among the parts, empty without one, and how many others there are.
+fn named<'a>(
+    header: &Header,
+    rest: &'a [u8],
+    total: usize,
+) -> Result<(&'a [u8], u16), DecodeError> {
+    let mut name: &[u8] = &[];
+    let unknown = parts(header, rest, total, |kind, bytes| {
+        if kind == PartKind::Name as u16 {
+            name = bytes;
+            return true;
+        }
+        false
+    })?;
+    Ok((name, unknown))
 }
 
 /// Walks the part table and its bytes, hands each part to `set`, and returns how many `set` did not want.
@@ -290,6 +347,10 @@ mod tests {
             Kind::FileCreate => size_of::<FileBody>(),
             Kind::Connect | Kind::Accept | Kind::Close => size_of::<ConnectBody>(),
             Kind::Credentials => size_of::<CredentialsBody>(),
+            Kind::Session => size_of::<SessionBody>(),
+            Kind::Memfd => size_of::<MemfdBody>(),
+            Kind::Ptrace => size_of::<PtraceBody>(),
+            Kind::Module => size_of::<ModuleBody>(),
         }
     }
 

@@ -12,6 +12,8 @@
 
 #[path = "live/actions.rs"]
 mod actions;
+#[path = "live/acts.rs"]
+mod acts;
 #[path = "live/build.rs"]
 mod build;
 #[path = "live/chain.rs"]

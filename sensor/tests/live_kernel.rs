@@ -180,7 +180,11 @@ fn own(bytes: &[u8]) -> Seen {
         Body::Connect(body) => Seen::Connect(header, *body),
         Body::Accept(_) => Seen::Accept(header),
         Body::Close(body) => Seen::Close(header, *body),
-        Body::Credentials(_) => Seen::Other(header),
+        Body::Credentials(_)
+        | Body::Session(_)
+        | Body::Memfd(_)
+        | Body::Ptrace(_)
+        | Body::Module(_) => Seen::Other(header),
         Body::FileCreate(file) => Seen::File(header, *file.body, text(file.path)),
         Body::Degraded => Seen::Degraded(header),
         Body::Exec(exec) => Seen::Exec(

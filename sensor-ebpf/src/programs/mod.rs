@@ -5,10 +5,14 @@
 
 pub(crate) mod credentials;
 pub(crate) mod file;
+pub(crate) mod memfd;
+pub(crate) mod module;
 pub(crate) mod network;
 pub(crate) mod network_calls;
 pub(crate) mod process;
 pub(crate) mod process_call;
+pub(crate) mod ptrace;
+pub(crate) mod session;
 
 use sensor_ebpf::Part;
 

@@ -6,9 +6,9 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use sensor_ebpf::{Kind, moment};
 
-use super::credentials;
+use super::{credentials, file::descriptor_file, memfd, ptrace, session};
 use crate::{
-    globals::{SETTINGS, is_served, offset},
+    globals::{PROCESS_CALL_SCRATCH, SETTINGS, is_served, offset, setting},
     read::{Faults, call, task},
 };
 
@@ -25,10 +25,10 @@ fn process_call_enter(ctx: BtfTracePointContext) -> i32 {
     }
     let task = task::current();
     let mut faults = Faults::NONE;
-    if !is_of_its_table(&mut faults, task, number) || !task::in_scope(task) {
+    let Some(what) = what(&mut faults, task, number) else {
         return 0;
-    }
-    if is_served(true, Kind::Credentials) {
+    };
+    if matches!(what, Call::Ids) && is_served(true, Kind::Credentials) && task::in_scope(task) {
         let cred = faults.pointer(task, offset!(task_real_cred));
         credentials::send(&mut faults, task, cred, 0, moment::BEFORE);
     }
@@ -44,18 +44,56 @@ fn process_call_enter(ctx: BtfTracePointContext) -> i32 {
 fn process_call_exit(ctx: BtfTracePointContext) -> i32 {
     let mut faults = Faults::NONE;
     let number = call::returning(ctx.arg(0));
+    let registers: u64 = ctx.arg(0);
     if !is_watched(number) {
         return 0;
     }
     let task = task::current();
-    if !is_of_its_table(&mut faults, task, number) || !task::in_scope(task) {
+    let Some(what) = what(&mut faults, task, number) else {
+        return 0;
+    };
+    let result: i64 = ctx.arg(1);
+    // Ids are looked at whatever the call says: what counts is what they are.
+    if result < 0 && !matches!(what, Call::Ids) {
         return 0;
     }
-    if is_served(true, Kind::Credentials) {
-        let cred = faults.pointer(task, offset!(task_real_cred));
-        credentials::send(&mut faults, task, 0, cred, moment::AFTER);
+    match what {
+        Call::Ids if is_served(true, Kind::Credentials) && task::in_scope(task) => {
+            let cred = faults.pointer(task, offset!(task_real_cred));
+            credentials::send(&mut faults, task, 0, cred, moment::AFTER);
+        }
+        Call::Session if is_served(true, Kind::Session) && task::in_scope(task) => {
+            session::own_session(&mut faults, task);
+        }
+        Call::Group if is_served(true, Kind::Session) && task::in_scope(task) => {
+            let process = call::first_argument(&mut faults, task, registers) as u32;
+            let group = call::second_argument(&mut faults, task, registers) as u32;
+            session::group_by_call(&mut faults, task, process, group);
+        }
+        Call::Memfd if is_served(true, Kind::Memfd) => {
+            let file = descriptor_file(&mut faults, task, result as u64);
+            if file != 0
+                && let Some(scratch) = PROCESS_CALL_SCRATCH.get_ptr_mut(task::cpu())
+            {
+                memfd::report(&mut faults, task, file, scratch);
+            }
+        }
+        Call::Ptrace if is_served(true, Kind::Ptrace) && task::in_scope(task) => {
+            let request = call::first_argument(&mut faults, task, registers) as u32;
+            ptrace::by_call(&mut faults, task, request);
+        }
+        _ => {}
     }
     0
+}
+
+/// What a watched system call does.
+enum Call {
+    Ids,
+    Session,
+    Group,
+    Memfd,
+    Ptrace,
 }
 
 /// True for a number that means something to this family in either table.
@@ -65,12 +103,29 @@ fn is_watched(number: u32) -> bool {
         || call::is_in(&SETTINGS.process_calls_compat, number)
 }
 
-/// True when the number is of the table that this call went through.
+/// What the number means in the table that this call went through.
 #[inline(always)]
-fn is_of_its_table(faults: &mut Faults, task: u64, number: u32) -> bool {
+fn what(faults: &mut Faults, task: u64, number: u32) -> Option<Call> {
     if call::is_compat(faults, task) {
-        call::is_in(&SETTINGS.process_calls_compat, number)
-    } else {
-        call::is_in(&SETTINGS.process_calls, number)
+        if !call::is_in(&SETTINGS.process_calls_compat, number) {
+            return None;
+        }
+        return Some(match number {
+            _ if number == setting!(setsid[1]) => Call::Session,
+            _ if number == setting!(setpgid[1]) => Call::Group,
+            _ if number == setting!(memfd_create[1]) => Call::Memfd,
+            _ if number == setting!(ptrace[1]) => Call::Ptrace,
+            _ => Call::Ids,
+        });
     }
+    if !call::is_in(&SETTINGS.process_calls, number) {
+        return None;
+    }
+    Some(match number {
+        _ if number == setting!(setsid[0]) => Call::Session,
+        _ if number == setting!(setpgid[0]) => Call::Group,
+        _ if number == setting!(memfd_create[0]) => Call::Memfd,
+        _ if number == setting!(ptrace[0]) => Call::Ptrace,
+        _ => Call::Ids,
+    })
 }

@@ -43,3 +43,31 @@ pub(crate) fn is_compat(faults: &mut Faults, task: u64) -> bool {
     }
     faults.read::<u32>(task, offset!(task_thread_status)) & setting!(compat_status) != 0
 }
+
+/// The first argument of the call that returns: the registers that carry arguments come out as they went in.
+#[inline(always)]
+pub(crate) fn first_argument(faults: &mut Faults, task: u64, registers: u64) -> u64 {
+    if is_compat(faults, task) {
+        register(faults, registers, offset!(pt_regs_bx))
+    } else {
+        register(faults, registers, offset!(pt_regs_di))
+    }
+}
+
+/// The second argument of the call that returns.
+#[inline(always)]
+pub(crate) fn second_argument(faults: &mut Faults, task: u64, registers: u64) -> u64 {
+    if is_compat(faults, task) {
+        register(faults, registers, offset!(pt_regs_cx))
+    } else {
+        register(faults, registers, offset!(pt_regs_si))
+    }
+}
+
+#[inline(always)]
+fn register(faults: &mut Faults, registers: u64, offset: u64) -> u64 {
+    if offset == u64::from(ABSENT) {
+        return 0;
+    }
+    faults.read::<u64>(registers, offset)
+}

@@ -175,6 +175,13 @@ pub(crate) fn namespace_pid(faults: &mut Faults, task: u64) -> u32 {
     faults.read::<u32>(pid, entry + offset!(upid_nr))
 }
 
+/// How deep the task's pid namespace is; 0 is the initial one.
+#[inline(always)]
+pub(crate) fn namespace_level(faults: &mut Faults, task: u64) -> u32 {
+    let pid = faults.pointer(task, offset!(task_thread_pid));
+    faults.read::<u32>(pid, offset!(pid_level))
+}
+
 /// Process group and session of a task, as the initial pid namespace numbers them.
 #[inline(always)]
 pub(crate) fn group_and_session(faults: &mut Faults, signal: u64) -> (u32, u32) {

@@ -4,6 +4,7 @@
 //! [`Event`]s of each record, most often one. A record about a process nobody knows becomes an event with what it carries,
 //! counted; it is never discarded. It holds no clock: event time comes with the records, the wall clock's offset is handed in.
 
+mod act;
 mod capabilities;
 pub mod cgroups;
 mod complete;
@@ -166,6 +167,10 @@ impl Enricher {
             Body::Accept(body) => made(self.accepted(header, Some(body))),
             Body::Close(body) => self.closed(header, body).into_iter().for_each(&mut made),
             Body::Credentials(body) => self.credentials(header, body, &mut made),
+            Body::Session(body) => self.session(header, body, &mut made),
+            Body::Memfd(memfd) => made(self.memfd(header, Some(&memfd))),
+            Body::Ptrace(body) => made(self.ptrace(header, Some(body))),
+            Body::Module(module) => made(self.module(header, Some(&module))),
             Body::Degraded => self.degraded(header).into_iter().for_each(made),
         }
     }
@@ -188,8 +193,11 @@ impl Enricher {
             Some(sensor_ebpf::Kind::Accept) => self.accepted(header, None),
             // Without the socket nobody can say whether it was ever connected.
             Some(sensor_ebpf::Kind::Close) => return None,
-            // Whether anything changed is not known: the next exec or the next change tells.
-            Some(sensor_ebpf::Kind::Credentials) => return None,
+            Some(sensor_ebpf::Kind::Memfd) => self.memfd(header, None),
+            Some(sensor_ebpf::Kind::Ptrace) => self.ptrace(header, None),
+            Some(sensor_ebpf::Kind::Module) => self.module(header, None),
+            // Whether there was a change that makes an event is not known: the next exec or the next change tells.
+            Some(sensor_ebpf::Kind::Credentials | sensor_ebpf::Kind::Session) => return None,
         };
         Some(event)
     }

@@ -159,6 +159,14 @@ impl ProcessTable {
         self.entries.insert(key, entry);
     }
 
+    /// Replaces what is known of a process that is in the table; where that came from, and when, stays.
+    pub fn update(&mut self, process: Arc<Process>) {
+        let key = Key::of(process.facts.pid, process.facts.start_ns);
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.process = process;
+        }
+    }
+
     /// Marks the end of a process.
     pub fn exit(&mut self, tgid: u32, start_ns: u64, now_ns: u64) {
         let key = match start_ns {

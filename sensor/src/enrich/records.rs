@@ -24,6 +24,10 @@ pub const fn events_of(record: Record) -> Kinds {
             .with(Kind::DisconnectReceived),
         Record::Credentials => Kinds::NONE.with(Kind::UidChange).with(Kind::GidChange),
         Record::Close => Kinds::NONE.with(Kind::DisconnectReceived),
+        Record::Session => Kinds::NONE.with(Kind::SessionIdChange),
+        Record::Memfd => Kinds::NONE.with(Kind::MemfdCreate),
+        Record::Ptrace => Kinds::NONE.with(Kind::Ptrace),
+        Record::Module => Kinds::NONE.with(Kind::LoadModule),
     }
 }
 

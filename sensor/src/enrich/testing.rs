@@ -3,9 +3,12 @@
 //! In: keys, times and strings. Out: records as decode gives them, fed to an enricher. It makes no record that the kernel
 //! programs could not send.
 
-use sensor_ebpf::{ABI, ConnectBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind};
+use sensor_ebpf::{
+    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Ids, Kind,
+    MemfdBody, ModuleBody, PtraceBody, SessionBody, moment,
+};
 
-use crate::decode::{Body, Exec, File, Record};
+use crate::decode::{Body, Exec, File, Memfd, Module, Record};
 use crate::event::Event;
 
 use super::Enricher;
@@ -179,6 +182,73 @@ impl Enricher {
             &header(Kind::FileCreate, boot_ns, key),
             Body::FileCreate(file),
         )
+    }
+
+    /// A change of ids, a session, a memfd, a ptrace and a module: six events.
+    pub(crate) fn feed_own_acts(
+        &mut self,
+        boot_ns: u64,
+        key: Key,
+        name: &[u8],
+        bits: u64,
+    ) -> Vec<Event> {
+        let ids = |number| Ids {
+            uid: number,
+            gid: number,
+            suid: number,
+            sgid: number,
+            euid: number,
+            egid: number,
+            fsuid: number,
+            fsgid: number,
+        };
+        let number = u32::try_from(bits >> 33).unwrap();
+        let credentials = CredentialsBody {
+            old: ids(number + 1),
+            new: ids(number),
+            cap_effective: bits,
+            cap_permitted: bits,
+            moment: moment::CHANGE,
+            reserved: 0,
+        };
+        let session = SessionBody {
+            start_ns: key.1,
+            tgid: key.0,
+            pgid: key.0,
+            sid: key.0,
+            reserved: 0,
+        };
+        let ptrace = PtraceBody {
+            child_start_ns: bits,
+            child_tgid: number,
+            child_tid: number,
+            request: 16,
+            reserved: 0,
+        };
+        let shown = [b"memfd:", name].concat();
+        let (memfd, module) = (MemfdBody { inode: bits }, ModuleBody { taints: bits });
+        let memfd = Memfd {
+            body: &memfd,
+            name: &shown,
+        };
+        let module = Module {
+            body: &module,
+            name,
+        };
+        let acts = [
+            (Kind::Credentials, Body::Credentials(&credentials)),
+            (Kind::Session, Body::Session(&session)),
+            (Kind::Memfd, Body::Memfd(memfd)),
+            (Kind::Ptrace, Body::Ptrace(&ptrace)),
+            (Kind::Module, Body::Module(module)),
+        ];
+        acts.into_iter()
+            .flat_map(|(kind, body)| {
+                let mut header = header(kind, boot_ns, key);
+                (header.uid, header.gid) = (number, number);
+                self.feed_all(&header, body)
+            })
+            .collect()
     }
 
     pub(crate) fn feed_connect(

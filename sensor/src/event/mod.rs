@@ -3,6 +3,7 @@
 //! In: nothing; these are types. Out: [`Value`], [`Values`], [`FieldId`] and the [`Fields`] trait that every kind of event
 //! implements (the sensor's own typed events, events read from JSON lines). Must never import another stage.
 
+pub mod act;
 pub mod file;
 pub mod network;
 pub mod process;
@@ -12,6 +13,7 @@ mod table;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+pub use act::{Memfd, Module, Traced};
 pub use file::File;
 pub use network::Network;
 pub use process::{
@@ -233,6 +235,10 @@ kinds! {
     DisconnectReceived = "disconnect_received" Network ["network"] ["end"] "network";
     UidChange = "uid_change" Process ["process"] ["change"] "process";
     GidChange = "gid_change" Process ["process"] ["change"] "process";
+    SessionIdChange = "session_id_change" Process ["process"] ["change"] "process";
+    MemfdCreate = "memfd_create" Process ["process"] ["start"] "process";
+    Ptrace = "ptrace" Process ["process"] ["start"] "process";
+    LoadModule = "load_module" Process ["process"] ["start"] "process";
 }
 
 /// A set of [`Kind`]s.
@@ -320,6 +326,9 @@ pub enum Target {
     Exit(Exit),
     File(File),
     Network(Network),
+    Memfd(Memfd),
+    Traced(Traced),
+    Module(Module),
 }
 
 /// How a process ended.
@@ -392,6 +401,30 @@ impl Event {
     pub fn network(&self) -> Option<&Network> {
         match &self.target {
             Target::Network(network) => Some(network),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn memfd(&self) -> Option<&Memfd> {
+        match &self.target {
+            Target::Memfd(memfd) => Some(memfd),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn traced(&self) -> Option<&Traced> {
+        match &self.target {
+            Target::Traced(traced) => Some(traced),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn module(&self) -> Option<&Module> {
+        match &self.target {
+            Target::Module(module) => Some(module),
             _ => None,
         }
     }

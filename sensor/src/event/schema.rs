@@ -65,6 +65,9 @@ pub fn field(path: &str) -> Option<&'static FieldRow> {
 
 const PROCESS_AND_NETWORK: Kinds = Kinds::PROCESS.and(Kinds::NETWORK);
 const END: Kinds = Kinds::NONE.with(Kind::End);
+const MEMFD: Kinds = Kinds::NONE.with(Kind::MemfdCreate);
+const PTRACE: Kinds = Kinds::NONE.with(Kind::Ptrace);
+const MODULE: Kinds = Kinds::NONE.with(Kind::LoadModule);
 
 const fn row(
     path: &'static str,
@@ -144,8 +147,14 @@ pub static FIELDS: &[FieldRow] = &[
     row("process.Ext.cgroup", FieldType::Keyword, Kinds::ALL, "path of the control group (version 2), by its number in the record", |e| maybe(facts(e).cgroup.as_ref().map(|c| &*c.path))),
     row("process.Ext.executables", FieldType::Keyword, Kinds::ALL, "every value of `process.executable`", |e| strs(Some(&image(e).executables))).array(),
     row("process.Ext.exit_signal", FieldType::Number, END, "signal that ended the process; absent when it exited by itself", |e| number(e.exit().and_then(|x| x.signal))),
+    row("process.Ext.load_module.name", FieldType::Keyword, MODULE, "name of the kernel module", |e| maybe(e.module().map(|m| &*m.name))),
+    row("process.Ext.load_module.taint_flags", FieldType::Keyword, MODULE, "the kernel's letters for how the module taints it; absent when it does not", |e| names(e.module().map(|m| &*m.taints))).array(),
+    row("process.Ext.memfd.name", FieldType::Keyword, MEMFD, "name given to the file in memory, then the same with `memfd:` before it", |e| strs(e.memfd().map(|m| &m.names[..]))).all_in("process.Ext.memfd.names"),
+    row("process.Ext.memfd.names", FieldType::Keyword, MEMFD, "every value of `process.Ext.memfd.name`", |e| strs(e.memfd().map(|m| &m.names[..]))).array(),
     row("process.Ext.mount_namespace", FieldType::Number, Kinds::ALL, "inode number of the mount namespace at fork or exec", |e| number(facts(e).mount_namespace)),
     row("process.Ext.names", FieldType::Keyword, Kinds::ALL, "every value of `process.name`", |e| strs(Some(&image(e).names))).array(),
+    row("process.Ext.ptrace.child_pid", FieldType::Number, PTRACE, "thread group id of the process that is traced now", |e| number(e.traced().map(|t| t.pid))),
+    row("process.Ext.ptrace.request", FieldType::Keyword, PTRACE, "`PTRACE_ATTACH` or `PTRACE_SEIZE`", |e| maybe(e.traced().map(|t| t.request))),
     row("process.args", FieldType::Keyword, Kinds::PROCESS, "argument area of the process at exec, split at NUL; an interpreter comes first", |e| strs(Some(&image(e).args))).array(),
     row("process.args_count", FieldType::Number, Kinds::PROCESS, "true number of arguments, also when they were cut", |e| number(image(e).args_count)),
     row("process.command_line", FieldType::Keyword, Kinds::PROCESS, "`process.args` joined by one space", |e| maybe(image(e).command_line())),
@@ -219,8 +228,8 @@ pub static FIELDS: &[FieldRow] = &[
     row("process.session_leader.same_as_process", FieldType::Boolean, Kinds::PROCESS, "the process is its own session leader", |e| boolean(e.process.session_leader.as_ref().map(|l| l.pid == facts(e).pid))),
     row("process.session_leader.working_directory", FieldType::Keyword, Kinds::PROCESS, "session leader, from the process table", |e| maybe(leader_image(e.process.session_leader.as_ref()).and_then(|i| i.working_directory.as_deref()))),
     row("process.start", FieldType::Date, Kinds::PROCESS, "start of the thread group leader", |e| started(e, facts(e).start_ns)),
-    row("process.thread.capabilities.effective", FieldType::Keyword, PROCESS_AND_NETWORK, "effective capabilities, at exec or by the latest record that told them", |e| capabilities(facts(e).capabilities_effective.as_deref())).array(),
-    row("process.thread.capabilities.permitted", FieldType::Keyword, PROCESS_AND_NETWORK, "permitted capabilities, at exec or by the latest record that told them", |e| capabilities(facts(e).capabilities_permitted.as_deref())).array(),
+    row("process.thread.capabilities.effective", FieldType::Keyword, PROCESS_AND_NETWORK, "effective capabilities, at exec or by the latest record that told them", |e| names(facts(e).capabilities_effective.as_deref())).array(),
+    row("process.thread.capabilities.permitted", FieldType::Keyword, PROCESS_AND_NETWORK, "permitted capabilities, at exec or by the latest record that told them", |e| names(facts(e).capabilities_permitted.as_deref())).array(),
     row("process.tty.char_device.major", FieldType::Number, Kinds::PROCESS, "controlling terminal at exec", |e| number(terminal(e).map(|tty| tty >> 20))),
     row("process.tty.char_device.minor", FieldType::Number, Kinds::PROCESS, "controlling terminal at exec", |e| number(terminal(e).map(|tty| tty & 0xf_ffff))),
     row("process.user.id", FieldType::Keyword, Kinds::ALL, "effective uid at the hook", |e| account_id(Some(&e.user))),
@@ -336,7 +345,8 @@ fn terminal(event: &Event) -> Option<u32> {
     facts(event).tty.filter(|tty| *tty != 0)
 }
 
-fn capabilities<'a>(names: Option<&'a [&'static str]>) -> Values<'a> {
+/// No name is a missing field.
+fn names<'a>(names: Option<&'a [&'static str]>) -> Values<'a> {
     match names {
         Some(names) if !names.is_empty() => Values::Static(names),
         _ => Values::Missing,

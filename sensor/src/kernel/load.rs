@@ -76,6 +76,8 @@ enum Hook {
     Entry(&'static str),
     /// The return of a function, through a trampoline.
     Return(&'static str),
+    /// The same, of a function without which what it does can not happen either.
+    ReturnIfThere(&'static str),
 }
 
 /// One program of the kernel object, for one record kind. A program that serves several kinds has a row for each, asks the map
@@ -189,10 +191,71 @@ static PROGRAMS: &[Entry] = &[
         hook: Hook::Tracepoint("sys_exit"),
         blind_to: &[],
     },
+    Entry {
+        name: "session_change",
+        kind: Kind::Session,
+        hook: Hook::Return("ksys_setsid"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "group_change",
+        kind: Kind::Session,
+        hook: Hook::Return("security_task_setpgid"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Session,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &["process groups of children set from outside, in a pid namespace"],
+    },
+    Entry {
+        name: "memfd_create",
+        kind: Kind::Memfd,
+        hook: Hook::Return("shmem_file_setup"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "memfd_create_huge",
+        kind: Kind::Memfd,
+        hook: Hook::ReturnIfThere("hugetlb_file_setup"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Memfd,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "ptrace_attached",
+        kind: Kind::Ptrace,
+        hook: Hook::Return("ptrace_attach"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Ptrace,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "module_loaded",
+        kind: Kind::Module,
+        hook: Hook::Tracepoint("module_load"),
+        blind_to: &[],
+    },
 ];
 
 /// Maps with one buffer per possible processor.
-static SCRATCH: &[&str] = &["EXEC_SCRATCH", "FILE_OPEN_SCRATCH", "SYS_EXIT_SCRATCH"];
+static SCRATCH: &[&str] = &[
+    "EXEC_SCRATCH",
+    "FILE_OPEN_SCRATCH",
+    "SYS_EXIT_SCRATCH",
+    "MEMFD_SCRATCH",
+    "MEMFD_HUGE_SCRATCH",
+    "PROCESS_CALL_SCRATCH",
+];
 
 /// Programs attached, and the ring they write to. Dropping it detaches them.
 pub struct Kernel {
@@ -468,7 +531,7 @@ impl Attaching<'_> {
         let wanted = is_always_wanted(kind) || options.kinds.contains(kind);
         let (first, second): (Vec<_>, Vec<_>) = PROGRAMS
             .iter()
-            .filter(|program| program.kind == kind)
+            .filter(|program| program.kind == kind && !program.hook.is_moot(self.btf))
             .partition(|program| program.hook.is_trampoline());
         let both = !first.is_empty() && !second.is_empty();
         let mut served = !wanted;
@@ -621,7 +684,7 @@ fn load_one(loaded: &mut Program, hook: Hook, kernel_btf: &KernelBtf) -> Result<
             let loaded = <&mut FEntry>::try_from(loaded)?;
             uninterrupted(|| loaded.load(name, kernel_btf))
         }
-        Hook::Return(name) => {
+        Hook::Return(name) | Hook::ReturnIfThere(name) => {
             let loaded = <&mut FExit>::try_from(loaded)?;
             uninterrupted(|| loaded.load(name, kernel_btf))
         }
@@ -646,12 +709,17 @@ impl Hook {
         match self {
             Hook::Tracepoint(name) => format!("tp_btf/{name}"),
             Hook::Entry(name) => format!("fentry/{name}"),
-            Hook::Return(name) => format!("fexit/{name}"),
+            Hook::Return(name) | Hook::ReturnIfThere(name) => format!("fexit/{name}"),
         }
     }
 
     fn is_trampoline(self) -> bool {
-        matches!(self, Hook::Entry(_) | Hook::Return(_))
+        !matches!(self, Hook::Tracepoint(_))
+    }
+
+    /// True when this kernel can not do what the hook is about.
+    fn is_moot(self, btf: &Btf) -> bool {
+        matches!(self, Hook::ReturnIfThere(name) if !btf.exists(TypeKind::Function, name))
     }
 
     /// What this kernel lacks for the hook, if anything.
@@ -667,7 +735,7 @@ impl Hook {
                 btf.exists(TypeKind::Typedef, &format!("btf_trace_{name}")),
                 "tracepoint",
             ),
-            Hook::Entry(name) | Hook::Return(name) => {
+            Hook::Entry(name) | Hook::Return(name) | Hook::ReturnIfThere(name) => {
                 (btf.exists(TypeKind::Function, name), "function")
             }
         };

@@ -169,6 +169,10 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         open_calls_compat: calls.open_compat,
         process_calls: set(&calls.process),
         process_calls_compat: set(&calls.process_compat),
+        setsid: calls.setsid,
+        setpgid: calls.setpgid,
+        memfd_create: calls.memfd_create,
+        ptrace: calls.ptrace,
         compat_status: calls.compat_status,
         exit_has_group_dead: u32::from(group_dead),
         secureexec_byte: secureexec.bit_offset / 8,
@@ -181,6 +185,8 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         accept_calls_compat: calls.accept_compat,
         socketcall_compat: calls.socketcall_compat,
         environment: u32::from(options.environment),
+        hugetlb_file_setup_parameters: parameter_count(btf, "hugetlb_file_setup")?,
+        reserved: 0,
     })
 }
 
@@ -199,9 +205,15 @@ struct SystemCalls {
     accept: [u32; 2],
     accept_compat: [u32; 2],
     socketcall_compat: u32,
-    /// Those that change ids: set*uid, set*gid; the 32-bit table has them for short and for long ids.
+    /// Those that change ids, set*uid and set*gid, and the four below. The 32-bit table has the former for short and for long
+    /// ids.
     process: Vec<u32>,
     process_compat: Vec<u32>,
+    /// Native and 32-bit.
+    setsid: [u32; 2],
+    setpgid: [u32; 2],
+    memfd_create: [u32; 2],
+    ptrace: [u32; 2],
     /// `TS_COMPAT` of `thread_info.status`.
     compat_status: u32,
 }
@@ -214,10 +226,15 @@ fn system_calls() -> SystemCalls {
         accept: [43, 288],
         accept_compat: [364, NO_SYSCALL],
         socketcall_compat: 102,
-        process: vec![105, 106, 113, 114, 117, 119, 122, 123],
+        process: vec![105, 106, 113, 114, 117, 119, 122, 123, 112, 109, 319, 101],
         process_compat: vec![
-            23, 46, 70, 71, 138, 139, 164, 170, 203, 204, 208, 210, 213, 214, 215, 216,
+            23, 46, 70, 71, 138, 139, 164, 170, 203, 204, 208, 210, 213, 214, 215, 216, 66, 57,
+            356, 26,
         ],
+        setsid: [112, 66],
+        setpgid: [109, 57],
+        memfd_create: [319, 356],
+        ptrace: [101, 26],
         compat_status: 2,
     }
 }
@@ -233,6 +250,10 @@ fn system_calls() -> SystemCalls {
         socketcall_compat: NO_SYSCALL,
         process: Vec::new(),
         process_compat: Vec::new(),
+        setsid: Settings::UNSET.setsid,
+        setpgid: Settings::UNSET.setpgid,
+        memfd_create: Settings::UNSET.memfd_create,
+        ptrace: Settings::UNSET.ptrace,
         compat_status: 0,
     }
 }

@@ -181,7 +181,7 @@ fn live(enricher: &mut Enricher, life: &Life, child: Key, parent: Key) -> Vec<Ev
         sid: parent.0,
         ..exec_body()
     };
-    vec![
+    let mut events = vec![
         enricher.feed_fork(at, child, parent),
         enricher.feed_exec(at + 1, child, &body, &run),
         enricher.feed_creation(at + 2, child, &life.path),
@@ -192,8 +192,10 @@ fn live(enricher: &mut Enricher, life: &Life, child: Key, parent: Key) -> Vec<Ev
             life.address,
             life.port,
         ),
-        enricher.feed_exit(at + 4, child, life.status),
-    ]
+    ];
+    events.extend(enricher.feed_own_acts(at + 4, child, &life.path, life.capabilities));
+    events.push(enricher.feed_exit(at + 5, child, life.status));
+    events
 }
 
 proptest! {
@@ -224,7 +226,7 @@ fn every_field_is_carried_by_some_event() {
         cwd: "/tmp".into(),
         args: vec!["/bin/sh".into(), "./a.sh".into()],
         ids: (0, 1000, 1000),
-        capabilities: 1,
+        capabilities: 0x1000_0000_1001,
         tty: (136 << 20) | 1,
         path: b"/tmp/a.txt".to_vec(),
         address: [10; 16],
