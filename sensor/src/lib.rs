@@ -19,6 +19,7 @@ pub mod eql;
 pub mod event;
 pub mod json_lines;
 pub mod kernel;
+pub mod loss;
 pub mod metrics;
 pub mod output;
 pub mod pipeline;

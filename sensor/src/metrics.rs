@@ -89,6 +89,13 @@ impl Gaps {
         self.looked_ns = now_ns;
     }
 
+    /// Takes note of a gap somebody else observed.
+    pub fn add(&mut self, gap: Gap) {
+        self.total = self.total.saturating_add(gap.lost);
+        self.gaps.push_back(gap);
+        self.merge_oldest();
+    }
+
     /// Records lost since a moment, or a few more: a gap that only touches it counts whole.
     #[must_use]
     pub fn since(&self, from_ns: u64) -> u64 {

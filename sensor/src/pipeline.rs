@@ -23,6 +23,7 @@ use crate::enrich::users::Users;
 use crate::enrich::{Enricher, host, records};
 use crate::event::{Event, Kinds};
 use crate::kernel::{self, Counters, HookState, Kernel, KindSet, LoadError, Options, RingError};
+use crate::loss::{GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
 use crate::self_check::{self, SelfCheckError};
 
@@ -36,6 +37,9 @@ const DRAIN_MAX: Duration = Duration::from_millis(800);
 /// For an output to take what is left at the end.
 const SETTLE_MAX: Duration = Duration::from_millis(500);
 
+/// An output that takes longer than this to take what is there is told about.
+const SETTLE_LONG: Duration = Duration::from_secs(1);
+
 /// What takes the events.
 pub trait Consumer {
     /// Takes one event. Must not block.
@@ -44,6 +48,9 @@ pub trait Consumer {
     /// Called after each batch of events and once a second: passes on what came of them. May wait for an output;
     /// dropping the future loses nothing. [`ControlFlow::Break`] ends the pipeline.
     fn settle(&mut self, status: &Status) -> impl Future<Output = ControlFlow<()>>;
+
+    /// Takes note of a stretch of time in which records were lost; at most once a second.
+    fn gap(&mut self, _: &GapReport) {}
 
     /// Whether `settle` wants to know losses up to this moment.
     fn wants_losses(&self) -> bool {
@@ -134,6 +141,11 @@ pub struct Pipeline {
     scanned: Vec<Event>,
     /// Records that came while the programs were checked.
     held: Vec<Vec<u8>>,
+    /// What the last report of a gap had covered.
+    told: Losses,
+    /// Records sent when the counters were last read.
+    sent: u64,
+    stall: Stall,
 }
 
 impl Pipeline {
@@ -189,6 +201,9 @@ impl Pipeline {
             fault,
             scanned,
             held: checked.held,
+            told: Losses::default(),
+            sent: 0,
+            stall: Stall::default(),
         })
     }
 
@@ -303,7 +318,9 @@ impl Pipeline {
             };
             self.status.idle = false;
             if is_tick {
-                self.look(true)?;
+                if let Some(gap) = self.look(true)? {
+                    consumer.gap(&gap);
+                }
                 let Pipeline {
                     kernel,
                     enricher,
@@ -314,14 +331,22 @@ impl Pipeline {
                 status.now_ns = boot_ns();
                 status.idle =
                     kernel.drain_now(|bytes| pass(bytes, enricher, status, consumer)) == 0;
+                self.watch_for_stall();
             } else if consumer.wants_losses() {
                 self.look(false)?;
             }
+            let begun = Instant::now();
             let flow = tokio::select! {
                 biased;
                 () = self.stop.asked() => return Ok(()),
                 flow = consumer.settle(&self.status) => flow,
             };
+            if begun.elapsed() >= SETTLE_LONG {
+                tracing::warn!(
+                    "nothing was read from the ring for {} ms: an output did not take what was there",
+                    begun.elapsed().as_millis()
+                );
+            }
             if flow.is_break() {
                 return Ok(());
             }
@@ -335,29 +360,51 @@ impl Pipeline {
         }
     }
 
+    /// Says so when the ring holds records and gives none.
+    fn watch_for_stall(&mut self) {
+        let Status {
+            now_ns, received, ..
+        } = &self.status;
+        let late = u64::try_from(self.status.checked.late.len()).unwrap_or(u64::MAX);
+        let read = received.total() + received.undecodable + received.unknown_kinds + late;
+        if let Some(waiting) = self.stall.observe(*now_ns, self.sent, read) {
+            tracing::warn!(
+                "the ring holds {waiting} records and has given none for a second: a kernel program is still writing one before them"
+            );
+        }
+    }
+
     /// Reads counters and clocks; reports a gap when `report` is set, which is at most once a second.
-    fn look(&mut self, report: bool) -> Result<(), PipelineError> {
+    fn look(&mut self, report: bool) -> Result<Option<GapReport>, PipelineError> {
         for header in self.status.checked.late.drain(..) {
             self.kernel.leave_out(&header);
         }
         let counters = self.kernel.counters()?;
         self.status.now_ns = boot_ns();
-        self.status
-            .gaps
-            .observe(self.status.now_ns, counters.lost());
-        self.enricher.set_wall_offset(wall_offset_ns());
+        self.sent = counters.kinds.iter().map(|(_, of)| of.submitted).sum();
+        let losses = Losses::of(&counters, &self.status.received);
+        self.status.gaps.observe(self.status.now_ns, losses.total());
+        let wall_offset_ns = wall_offset_ns();
+        self.enricher.set_wall_offset(wall_offset_ns);
         if report && let Some(gap) = self.status.gaps.unreported() {
+            let fresh = losses.since(&self.told);
+            self.told = losses;
             let milliseconds = gap.to_ns.saturating_sub(gap.from_ns) / 1_000_000;
             tracing::warn!(
                 lost = gap.lost,
                 total = self.status.gaps.total(),
                 from_ns = gap.from_ns,
                 to_ns = gap.to_ns,
-                "sensor.gap: {} records were lost within {milliseconds} ms, the ring was full",
+                "sensor.gap: {} records were lost within {milliseconds} ms: {fresh}",
                 gap.lost,
             );
+            return Ok(Some(GapReport {
+                gap,
+                wall_offset_ns,
+                losses: fresh,
+            }));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// After detaching: everything still in the ring, as long as it can be had in time. Says whether that was everything.
@@ -373,8 +420,10 @@ impl Pipeline {
             } = self;
             drained = kernel.drain_now(|bytes| pass(bytes, enricher, status, consumer)) == 0;
         }
-        if let Err(error) = self.look(true) {
-            tracing::error!("the kernel's counters can not be read: {error}");
+        match self.look(true) {
+            Ok(Some(gap)) => consumer.gap(&gap),
+            Ok(None) => {}
+            Err(error) => tracing::error!("the kernel's counters can not be read: {error}"),
         }
         self.status.idle = drained;
         // An output that does not take the rest in time says so itself.

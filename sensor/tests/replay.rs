@@ -348,3 +348,23 @@ fn without_rules_it_can_be_told_to_go_on() {
     assert_eq!(output.status.code(), Some(0));
     assert!(output.stdout.is_empty());
 }
+
+#[test]
+fn a_gap_in_the_recording_marks_the_alerts_it_touches() {
+    let gap = |start: &str, end: &str| {
+        format!(
+            r#"{{"sensor":{{"gap":{{"lost":7,"causes":[]}}}},"event":{{"kind":"pipeline_error","action":"gap","dataset":"sensor.gap","start":"{start}","end":"{end}"}},"@timestamp":"{end}"}}"#
+        )
+    };
+    let lost = |gap: &str| {
+        let events = Chain::new("rev").events();
+        let (before, after) = events.split_at(2);
+        let input = format!("{}{gap}\n{}", lines(before), lines(after));
+        alerts(&input)[0]["alert"]["lost"].clone()
+    };
+    // The chain begins with the year.
+    let inside = gap("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z");
+    assert_eq!(lost(&inside), 7);
+    let earlier = gap("2025-12-31T23:59:58Z", "2025-12-31T23:59:59Z");
+    assert_eq!(lost(&earlier), 0);
+}

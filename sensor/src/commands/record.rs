@@ -1,6 +1,6 @@
 //! `eql-sensor record`: live events as ECS JSON lines.
 //!
-//! In: the kernel's records. Out: one line per event on standard output, and at the end an account on standard error: a table
+//! In: the kernel's records. Out: one line per event and per stretch of time with losses on standard output, and at the end an account on standard error: a table
 //! on a terminal, one JSON document elsewhere. A reader that goes away ends it cleanly; a reader that is slow makes the ring
 //! fill, which is counted, and never holds back the end.
 
@@ -17,6 +17,7 @@ use super::{Exit, Failure, OrExit as _, live, load_config};
 use crate::cli::RecordArgs;
 use crate::event::Event;
 use crate::kernel::Counters;
+use crate::loss::GapReport;
 use crate::output::json::write_event;
 use crate::pipeline::{self, Consumer, Pipeline, Status, Summary};
 
@@ -100,6 +101,11 @@ impl Recorder {
 impl Consumer for Recorder {
     fn event(&mut self, event: Event) {
         write_event(&event, &mut self.lines);
+        self.lines.push(b'\n');
+    }
+
+    fn gap(&mut self, gap: &GapReport) {
+        gap.write(&mut self.lines);
         self.lines.push(b'\n');
     }
 
@@ -231,6 +237,12 @@ fn document(rows: &[Row], summary: &Summary) -> String {
         "recursion_misses".into(),
         summary.kernel.recursion_misses.into(),
     );
+    let skipped = summary.kernel.skipped.iter();
+    let skipped: serde_json::Map<_, _> = skipped
+        .filter(|(_, count)| *count > 0)
+        .map(|(program, count)| ((*program).to_owned(), (*count).into()))
+        .collect();
+    document.insert("skipped".into(), skipped.into());
     document.insert("undecodable".into(), summary.received.undecodable.into());
     document.insert(
         "unknown_kinds".into(),
@@ -273,10 +285,13 @@ fn table(rows: &[Row], summary: &Summary) -> String {
         text.push('\n');
     }
     if summary.kernel.recursion_misses > 0 {
-        let misses = summary.kernel.recursion_misses;
-        text.push_str(&format!(
-            "the kernel skipped {misses} runs of a program; what they would have seen is unknown\n"
-        ));
+        for (program, misses) in &summary.kernel.skipped {
+            if *misses > 0 {
+                text.push_str(&format!(
+                    "the kernel skipped {misses} runs of `{program}`; what they would have seen is unknown\n"
+                ));
+            }
+        }
     }
     text
 }
@@ -309,6 +324,7 @@ mod tests {
                     (Kind::FileCreate, counters(5, 0, 5)),
                 ],
                 recursion_misses: 2,
+                skipped: vec![("file_create", 2), ("process_exec", 0)],
             },
             enrich: crate::enrich::Counters::default(),
             drained: true,
@@ -327,6 +343,7 @@ mod tests {
             ("/lost", 3),
             ("/dropped", 5),
             ("/recursion_misses", 2),
+            ("/skipped/file_create", 2),
             ("/kinds/exec/lost", 3),
             ("/kinds/creation/dropped", 5),
         ] {
@@ -343,7 +360,9 @@ mod tests {
         let numbers: Vec<&str> = total.split_ascii_whitespace().skip(1).collect();
         assert_eq!(numbers, ["15", "7", "7", "3", "5", "0", "0", "0"]);
         assert!(
-            text.ends_with("what they would have seen is unknown\n"),
+            text.ends_with(
+                "skipped 2 runs of `file_create`; what they would have seen is unknown\n"
+            ),
             "{text}"
         );
     }

@@ -14,8 +14,10 @@ use super::{Exit, Failure, compile, load_config, load_rules};
 use crate::alert;
 use crate::cli::ReplayArgs;
 use crate::engine::{Engine, Match};
-use crate::event::{Evidence, FieldTable};
+use crate::event::{Evidence, FieldTable, Fields as _};
 use crate::json_lines::{FlatEvent, LineError, Lines, Options, Reader};
+use crate::loss;
+use crate::metrics::Gaps;
 use crate::output::stdout::Stdout;
 use crate::rule::Rule;
 
@@ -43,6 +45,7 @@ pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         form: Stdout::new(args.format),
         out: BufWriter::new(io::stdout()),
         matches: Vec::new(),
+        gaps: Gaps::default(),
         broken: 0,
     };
     // Every file is opened before the first is read: a misspelt name should not cost an hour.
@@ -89,6 +92,8 @@ struct Replay {
     form: Stdout,
     out: BufWriter<io::Stdout>,
     matches: Vec<Match<Arc<FlatEvent>>>,
+    /// Stretches in which the recording lacks events, as it says itself.
+    gaps: Gaps,
     broken: u64,
 }
 
@@ -102,6 +107,10 @@ impl Replay {
             let Some((line, number)) = next else {
                 break;
             };
+            if let Some(gap) = loss::read(line) {
+                self.gaps.add(gap);
+                continue;
+            }
             match self.reader.parse(line, number) {
                 Ok(event) => self.engine.process(&Arc::new(event), &mut self.matches),
                 Err(error) => self.broken_line(path, &error),
@@ -125,9 +134,12 @@ impl Replay {
             let Some(rule) = self.rules.get(found.rule) else {
                 continue;
             };
+            let begun = found.events.first().map(|first| first.time_ns());
+            let begun = begun.and_then(|time_ns| u64::try_from(time_ns).ok());
+            let lost = begun.map_or(0, |time_ns| self.gaps.since(time_ns));
             let reader = &mut self.alert_reader;
             let events = found.events.into_iter().map(|event| whole(reader, event));
-            let alert = self.alerts.build(rule, &found.keys, events.collect(), 0);
+            let alert = self.alerts.build(rule, &found.keys, events.collect(), lost);
             if !written(self.out.write_all(self.form.render(&alert)))? {
                 return Ok(false);
             }

@@ -382,19 +382,28 @@ impl Kernel {
             }
             kinds.push((kind, counters));
         }
+        let skipped = self.skipped();
         Ok(Counters {
             kinds,
-            recursion_misses: self.recursion_misses(),
+            recursion_misses: skipped.iter().map(|(_, count)| count).sum(),
+            skipped,
         })
     }
 
-    /// Sum over all programs; the kernel tells it in the descriptor's fdinfo, from 5.12 on.
-    fn recursion_misses(&self) -> u64 {
-        self.ebpf
-            .programs()
-            .filter_map(|(_, program)| program_fd(program))
-            .filter_map(|fd| fdinfo(&fd, "recursion_misses"))
-            .sum()
+    /// Runs the kernel skipped, by program; it tells them in the descriptor's fdinfo, from 5.12 on.
+    fn skipped(&self) -> Vec<(&'static str, u64)> {
+        let mut skipped: Vec<(&str, u64)> = Vec::new();
+        for entry in PROGRAMS {
+            let is_new = skipped.iter().all(|(name, _)| *name != entry.name);
+            if is_new
+                && let Some(program) = self.ebpf.program(entry.name)
+                && let Some(fd) = program_fd(program)
+                && let Some(count) = fdinfo(&fd, "recursion_misses")
+            {
+                skipped.push((entry.name, count));
+            }
+        }
+        skipped
     }
 
     /// How often each attached program ran and for how long, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless

@@ -163,6 +163,8 @@ pub struct Counters {
     pub kinds: Vec<(Kind, KindCounters)>,
     /// Runs that the kernel skipped because a program was already running on that CPU: records nobody could count by kind.
     pub recursion_misses: u64,
+    /// The same by program.
+    pub skipped: Vec<(&'static str, u64)>,
 }
 
 impl Counters {

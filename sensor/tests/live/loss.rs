@@ -47,6 +47,18 @@ fn what_does_not_fit_is_counted_exactly_and_reported() {
             .filter(|event| known.contains(&text(event, "event.action")))
             .count();
         assert_eq!(written as u64, counts.received, "{tier}: events written");
+        let gaps = ended.lines.iter().filter_map(|line| {
+            let gap = &line["sensor"]["gap"];
+            let causes = gap["causes"].as_array()?;
+            assert!(
+                causes.iter().all(|cause| cause["cause"] == "ring_full"),
+                "{gap}"
+            );
+            let by_cause: u64 = causes.iter().filter_map(|c| c["count"].as_u64()).sum();
+            assert_eq!(gap["lost"].as_u64(), Some(by_cause), "{gap}");
+            gap["lost"].as_u64()
+        });
+        assert_eq!(gaps.sum::<u64>(), counts.lost, "{tier}: gaps recorded");
         let warning = ended
             .log
             .lines()
