@@ -5,14 +5,17 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use sensor_ebpf::{
     Kind,
     settings::{Count, Offsets, Settings},
 };
 
-use crate::programs::{file::FileScratch, memfd::MemfdScratch, process::ExecScratch};
+use crate::programs::{
+    file::FileScratch, file_act::ActScratch, file_call::CallScratch, memfd::MemfdScratch,
+    process::ExecScratch,
+};
 
 /// Member offsets of the running kernel.
 #[unsafe(no_mangle)]
@@ -94,3 +97,26 @@ pub(crate) static MEMFD_HUGE_SCRATCH: Array<MemfdScratch> = Array::with_max_entr
 /// One buffer per possible CPU, for the program at the return of the process family's system calls alone.
 #[map]
 pub(crate) static PROCESS_CALL_SCRATCH: Array<MemfdScratch> = Array::with_max_entries(1, 0);
+
+/// One buffer per possible CPU, for the program at the begin of a rename alone; likewise below.
+#[map]
+pub(crate) static RENAME_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static DELETE_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static LINK_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static SYMLINK_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MKDIR_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MKNOD_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_CALL_ENTER_SCRATCH: Array<CallScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_CALL_EXIT_SCRATCH: Array<CallScratch> = Array::with_max_entries(1, 0);
+
+/// System calls whose paths could not be read at entry, because their pages were not in memory yet: token by thread. They
+/// are read at exit.
+#[map]
+pub(crate) static FILE_CALLS_UNREAD: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);

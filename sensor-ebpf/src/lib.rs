@@ -63,6 +63,14 @@ kinds! {
     Memfd = 13 "memfd_create";
     Ptrace = 14 "ptrace";
     Module = 15 "load_module";
+    Rename = 16 "rename";
+    Delete = 17 "deletion";
+    Link = 18 "link";
+    Symlink = 19 "symlink";
+    MakeDirectory = 20 "mkdir";
+    MakeNode = 21 "mknod";
+    /// What became of the act that a thread began: one of the six above.
+    FileEnd = 24 "end of a file act";
 }
 
 impl Kind {
@@ -80,6 +88,7 @@ pub enum PartKind {
     Executable = 2,
     /// `linux_binprm.interp`, when it differs from the filename.
     Interpreter = 3,
+    /// Where relative paths begin: for an exec the working directory, for a file act the directory of the path that follows.
     WorkingDirectory = 4,
     /// The argument area: arguments separated (and ended) by NUL.
     Arguments = 5,
@@ -89,6 +98,8 @@ pub enum PartKind {
     Path = 7,
     /// A name that is no path.
     Name = 9,
+    /// The path before a rename, the path linked from, or the text of a symbolic link.
+    OldPath = 8,
     /// The environment area: `NAME=value` texts separated (and ended) by NUL. Empty unless it was asked for.
     Environment = 11,
 }
@@ -109,6 +120,8 @@ pub mod record_flag {
     pub const KTHREAD: u32 = 1 << 5;
     /// The executable has no name in any directory any more.
     pub const EXE_DELETED: u32 = 1 << 6;
+    /// Paths are as the caller gave them, read from its memory: relative, through symbolic links, and nothing the kernel checked.
+    pub const PATH_FROM_USER: u32 = 1 << 7;
 }
 
 /// First 64 bytes of every record.
@@ -232,6 +245,48 @@ pub struct FileBody {
     /// `file.f_flags`.
     pub open_flags: u32,
     pub reserved: u32,
+}
+
+/// Body of the file acts that come in two records: from [`Kind::Rename`] to [`Kind::MakeNode`]. What is known when the act
+/// begins; whether it came about is told by [`Kind::FileEnd`]. Parts: old path (rename, link, symlink) and path, each behind
+/// the directory it begins in where it is relative.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct FileActBody {
+    /// The same in this act's end, and hardly in any other's.
+    pub token: u64,
+    /// The file renamed, deleted or linked; 0 when there is none yet, or none is known.
+    pub inode: u64,
+    pub dev: u32,
+    /// Without an inode only the type bits, where the act tells them.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// Body of [`Kind::FileEnd`]. No parts.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct FileEndBody {
+    pub token: u64,
+    /// The file that was made; 0 when the act made none, or none is known.
+    pub inode: u64,
+    pub dev: u32,
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// 0, or a negative error.
+    pub result: i32,
+    /// [`Kind`] of the act.
+    pub kind: u32,
 }
 
 /// Body of [`Kind::Connect`], [`Kind::Accept`] and [`Kind::Close`]. No parts.
@@ -392,6 +447,8 @@ const _: () = {
     assert!(size_of::<ExecBody>() == 112);
     assert!(size_of::<ExitBody>() == 8);
     assert!(size_of::<FileBody>() == 32);
+    assert!(size_of::<FileActBody>() == 32);
+    assert!(size_of::<FileEndBody>() == 40);
     assert!(size_of::<ConnectBody>() == 56);
     assert!(size_of::<CredentialsBody>() == 88);
     assert!(size_of::<SessionBody>() == 24);

@@ -4,6 +4,8 @@
 //! numbers of the per-kind counters. The verifier sees the globals as constants, so a branch on an absent member costs
 //! nothing. Both sides build from this file, so names can not drift.
 
+use crate::Kind;
+
 #[cfg(not(target_arch = "bpf"))]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -107,6 +109,8 @@ offsets! {
     dentry_name_len = "dentry" "d_name.len";
     dentry_name = "dentry" "d_name.name";
     dentry_hash_pprev = "dentry" "d_hash.pprev";
+    dentry_inode = "dentry" "d_inode";
+    renamedata_old_dentry = "renamedata" "old_dentry" optional;
     mount_mnt = "mount" "mnt";
     mount_parent = "mount" "mnt_parent";
     mount_mountpoint = "mount" "mnt_mountpoint";
@@ -135,6 +139,7 @@ offsets! {
     file_ref = "file" "f_ref" optional;
     socket_file = "socket" "file";
     socket_sk = "socket" "sk";
+    pt_regs_stack = "pt_regs" "sp" optional;
     sock_family = "sock" "__sk_common.skc_family";
     sock_state = "sock" "__sk_common.skc_state";
     sock_num = "sock" "__sk_common.skc_num";
@@ -165,6 +170,82 @@ pub const NO_SYSCALL: u32 = u32::MAX;
 pub const CALLS_MAX: usize = 512;
 /// Words of a set of system call numbers.
 pub const CALL_WORDS: usize = CALLS_MAX / 64;
+
+/// The file acts that come in two records, in the order of their [`Kind`]s.
+pub const FILE_ACTS: [Kind; 6] = [
+    Kind::Rename,
+    Kind::Delete,
+    Kind::Link,
+    Kind::Symlink,
+    Kind::MakeDirectory,
+    Kind::MakeNode,
+];
+
+/// How a system call of one of [`FILE_ACTS`] names its files: one entry of [`Settings::file_calls`].
+///
+/// Arguments are counted from 1; 0 is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileCall {
+    /// From 1, the place in [`FILE_ACTS`].
+    pub act: u16,
+    pub path: u16,
+    /// Descriptor of the directory in which the path begins; none is the working directory.
+    pub directory: u16,
+    pub old_path: u16,
+    pub old_directory: u16,
+}
+
+impl FileCall {
+    /// The entry of a number that is none of ours.
+    pub const NONE: u16 = 0;
+
+    pub const fn packed(self) -> u16 {
+        self.act
+            | self.path << 3
+            | self.directory << 6
+            | self.old_path << 9
+            | self.old_directory << 12
+    }
+
+    #[inline(always)]
+    pub const fn unpacked(packed: u16) -> FileCall {
+        FileCall {
+            act: packed & 7,
+            path: packed >> 3 & 7,
+            directory: packed >> 6 & 7,
+            old_path: packed >> 9 & 7,
+            old_directory: packed >> 12 & 7,
+        }
+    }
+}
+
+/// Where the functions behind one of [`FILE_ACTS`] keep what the programs read, counted in arguments.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ActSlots {
+    /// Return value of `security_path_*`.
+    pub allowed: u32,
+    /// The directory entry acted on, in `vfs_*`; of a rename its `struct renamedata` where there is one.
+    pub entry: u32,
+    /// Return value of `vfs_*`.
+    pub result: u32,
+    /// Non-zero when that is a pointer.
+    pub result_is_pointer: u32,
+}
+
+impl ActSlots {
+    /// Before user space fills it in.
+    pub const UNSET: ActSlots = ActSlots {
+        allowed: 0,
+        entry: 0,
+        result: 0,
+        result_is_pointer: 0,
+    };
+}
 
 /// Filters and facts that are not member offsets.
 #[derive(Clone, Copy, Debug)]
@@ -218,6 +299,15 @@ pub struct Settings {
     /// Parameters of `hugetlb_file_setup`, likewise; 0 where there is no such function.
     pub hugetlb_file_setup_parameters: u32,
     pub reserved: u32,
+    /// Non-zero when `vfs_rename` takes one `struct renamedata`.
+    pub rename_by_struct: u32,
+    /// One for each of [`FILE_ACTS`].
+    pub acts: [ActSlots; FILE_ACTS.len()],
+    /// Byte offsets in `struct pt_regs` of a system call's arguments: native, the first in place 1, then 32-bit, from 9.
+    pub call_arguments: [u16; 16],
+    /// By number, native, then 32-bit from [`CALLS_MAX`]: [`FileCall::packed`], or [`FileCall::NONE`].
+    pub file_calls: [u16; 2 * CALLS_MAX],
+    pub reserved_calls: u32,
 }
 
 impl Settings {
@@ -249,6 +339,11 @@ impl Settings {
         environment: 0,
         hugetlb_file_setup_parameters: 0,
         reserved: 0,
+        rename_by_struct: 0,
+        acts: [ActSlots::UNSET; FILE_ACTS.len()],
+        call_arguments: [0; 16],
+        file_calls: [FileCall::NONE; 2 * CALLS_MAX],
+        reserved_calls: 0,
     };
 }
 
@@ -281,5 +376,5 @@ impl Count {
 
 const _: () = {
     assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
-    assert!(size_of::<Settings>() == 336);
+    assert!(size_of::<Settings>() == 336 + 4 + 96 + 32 + 4 * CALLS_MAX + 4);
 };

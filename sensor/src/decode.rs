@@ -5,8 +5,9 @@
 //! does not know) is reported as such, so that the caller skips and counts it.
 
 use sensor_ebpf::{
-    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind,
-    MemfdBody, ModuleBody, Part, PartKind, PtraceBody, SessionBody, record_flag,
+    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileActBody, FileBody, FileEndBody,
+    ForkBody, Header, Kind, MemfdBody, ModuleBody, Part, PartKind, PtraceBody, SessionBody,
+    record_flag,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -34,6 +35,9 @@ pub enum Body<'a> {
     Memfd(Memfd<'a>),
     Ptrace(&'a PtraceBody),
     Module(Module<'a>),
+    /// The begin of one of [`sensor_ebpf::settings::FILE_ACTS`]; which one is in the header.
+    FileAct(FileAct<'a>),
+    FileEnd(&'a FileEndBody),
     /// Only the header fitted ([`sensor_ebpf::record_flag::DEGRADED`]); the kind is in the header.
     Degraded,
 }
@@ -72,6 +76,18 @@ pub struct Memfd<'a> {
 pub struct Module<'a> {
     pub body: &'a ModuleBody,
     pub name: &'a [u8],
+}
+
+/// The begin of a file act, and its paths. What was not sent is empty.
+#[derive(Clone, Copy, Debug)]
+pub struct FileAct<'a> {
+    pub body: &'a FileActBody,
+    /// Where the old path begins, when that is relative.
+    pub old_directory: &'a [u8],
+    pub old_path: &'a [u8],
+    /// Where the path begins, when that is relative.
+    pub directory: &'a [u8],
+    pub path: &'a [u8],
 }
 
 /// Why some bytes are not a record.
@@ -215,6 +231,28 @@ fn decode_body<'a>(
             })?;
             Body::FileCreate(file)
         }
+        Kind::Rename
+        | Kind::Delete
+        | Kind::Link
+        | Kind::Symlink
+        | Kind::MakeDirectory
+        | Kind::MakeNode => {
+            let (body, rest) = take(rest, "body", total)?;
+            let mut act = FileAct {
+                body,
+                old_directory: &[],
+                old_path: &[],
+                directory: &[],
+                path: &[],
+            };
+            unknown += parts(header, rest, total, |kind, bytes| act.set(kind, bytes))?;
+            Body::FileAct(act)
+        }
+        Kind::FileEnd => {
+            let (body, rest) = take(rest, "body", total)?;
+            unknown += parts(header, rest, total, |_, _| false)?;
+            Body::FileEnd(body)
+        }
         Kind::Exec => {
             let (body, rest) = take(rest, "body", total)?;
             let mut exec = Exec {
@@ -248,6 +286,23 @@ impl<'a> Exec<'a> {
             _ => return false,
         };
         *place = bytes;
+        true
+    }
+}
+
+impl<'a> FileAct<'a> {
+    /// Puts the bytes of one part in their place; false when a file act has no such part. A directory is that of the path
+    /// which follows it.
+    fn set(&mut self, kind: u16, bytes: &'a [u8]) -> bool {
+        match kind {
+            k if k == PartKind::WorkingDirectory as u16 => self.directory = bytes,
+            k if k == PartKind::OldPath as u16 => {
+                self.old_path = bytes;
+                self.old_directory = std::mem::take(&mut self.directory);
+            }
+            k if k == PartKind::Path as u16 => self.path = bytes,
+            _ => return false,
+        }
         true
     }
 }
@@ -351,6 +406,13 @@ mod tests {
             Kind::Memfd => size_of::<MemfdBody>(),
             Kind::Ptrace => size_of::<PtraceBody>(),
             Kind::Module => size_of::<ModuleBody>(),
+            Kind::Rename
+            | Kind::Delete
+            | Kind::Link
+            | Kind::Symlink
+            | Kind::MakeDirectory
+            | Kind::MakeNode => size_of::<FileActBody>(),
+            Kind::FileEnd => size_of::<FileEndBody>(),
         }
     }
 
@@ -449,6 +511,47 @@ mod tests {
         assert!(
             matches!(decode(slot.bytes()).unwrap().body, Body::Connect(body) if body.remote_port == 4444)
         );
+    }
+
+    #[test]
+    fn file_acts_round_trip_with_the_directory_of_each_path() {
+        let mut body = FileActBody::new_zeroed();
+        (body.token, body.inode) = (5, 99);
+        let whole: &[(u16, &[u8])] = &[
+            (PartKind::WorkingDirectory as u16, b"/old"),
+            (PartKind::OldPath as u16, b"a"),
+            (PartKind::WorkingDirectory as u16, b"/new"),
+            (PartKind::Path as u16, b"b\xff"),
+        ];
+        let absolute: &[(u16, &[u8])] = &[
+            (PartKind::OldPath as u16, b"/old/a"),
+            (PartKind::Path as u16, b"/new/b"),
+        ];
+        type Parts<'a> = &'a [(u16, &'a [u8])];
+        let cases: &[(Parts<'_>, [&[u8]; 4])] = &[
+            (whole, [b"/old", b"a", b"/new", b"b\xff"]),
+            (absolute, [b"", b"/old/a", b"", b"/new/b"]),
+            (&whole[2..], [b"", b"", b"/new", b"b\xff"]),
+            (&whole[..2], [b"/old", b"a", b"", b""]),
+        ];
+        for kind in sensor_ebpf::settings::FILE_ACTS {
+            for (parts, expected) in cases {
+                let slot = Slot::new(&record(kind as u16, 0, body.as_bytes(), parts));
+                let Body::FileAct(act) = decode(slot.bytes()).unwrap().body else {
+                    panic!("{kind:?} is no file act");
+                };
+                assert_eq!((act.body.token, act.body.inode), (5, 99));
+                let found = [act.old_directory, act.old_path, act.directory, act.path];
+                assert_eq!(found, *expected, "{kind:?}");
+            }
+        }
+        let mut end = FileEndBody::new_zeroed();
+        (end.token, end.result) = (5, -13);
+        let slot = Slot::new(&record(Kind::FileEnd as u16, 0, end.as_bytes(), &[]));
+        assert!(matches!(
+            decode(slot.bytes()).unwrap().body,
+            Body::FileEnd(end) if (end.token, end.result) == (5, -13)
+        ));
     }
 
     #[test]

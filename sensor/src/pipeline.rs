@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use sensor_ebpf::Kind;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
@@ -146,6 +147,8 @@ pub struct Pipeline {
     /// Records sent when the counters were last read.
     sent: u64,
     stall: Stall,
+    /// Ends of file acts lost so far, as last looked up.
+    ends_lost: u64,
 }
 
 impl Pipeline {
@@ -204,6 +207,7 @@ impl Pipeline {
             told: Losses::default(),
             sent: 0,
             stall: Stall::default(),
+            ends_lost: 0,
         })
     }
 
@@ -215,7 +219,12 @@ impl Pipeline {
             .hooks()
             .iter()
             .filter(|hook| hook.state == HookState::Attached);
-        let named: Vec<&str> = attached.map(|hook| hook.hook.as_str()).collect();
+        let mut named: Vec<&str> = Vec::new();
+        for hook in attached {
+            if !named.contains(&hook.hook.as_str()) {
+                named.push(&hook.hook);
+            }
+        }
         named.join(", ")
     }
 
@@ -240,7 +249,14 @@ impl Pipeline {
                 not_wanted.join(", ")
             );
         }
+        // A hook may serve several kinds of records.
+        let mut said = Vec::new();
         for hook in self.kernel.hooks() {
+            let about = (&hook.hook, &hook.state, hook.blind_to);
+            if said.contains(&about) {
+                continue;
+            }
+            said.push(about);
             match &hook.state {
                 HookState::Attached if !hook.blind_to.is_empty() => {
                     tracing::warn!(
@@ -321,6 +337,7 @@ impl Pipeline {
                 if let Some(gap) = self.look(true)? {
                     consumer.gap(&gap);
                 }
+                self.give_up_on_lost_ends(false, consumer);
                 let Pipeline {
                     kernel,
                     enricher,
@@ -386,6 +403,7 @@ impl Pipeline {
         self.status.gaps.observe(self.status.now_ns, losses.total());
         let wall_offset_ns = wall_offset_ns();
         self.enricher.set_wall_offset(wall_offset_ns);
+        self.ends_lost = counters.kind(Kind::FileEnd).lost_ring_full + counters.recursion_misses;
         if report && let Some(gap) = self.status.gaps.unreported() {
             let fresh = losses.since(&self.told);
             self.told = losses;
@@ -407,6 +425,13 @@ impl Pipeline {
         Ok(None)
     }
 
+    /// Hands over the file acts whose ends are among the records lost so far.
+    fn give_up_on_lost_ends<C: Consumer>(&mut self, last: bool, consumer: &mut C) {
+        let now_ns = self.status.now_ns;
+        self.enricher
+            .ends_lost(self.ends_lost, now_ns, last, |event| consumer.event(event));
+    }
+
     /// After detaching: everything still in the ring, as long as it can be had in time. Says whether that was everything.
     async fn drain_rest<C: Consumer>(&mut self, consumer: &mut C) -> bool {
         let until = Instant::now() + DRAIN_MAX;
@@ -425,6 +450,7 @@ impl Pipeline {
             Ok(None) => {}
             Err(error) => tracing::error!("the kernel's counters can not be read: {error}"),
         }
+        self.give_up_on_lost_ends(true, consumer);
         self.status.idle = drained;
         // An output that does not take the rest in time says so itself.
         let _ = timeout(SETTLE_MAX, consumer.settle(&self.status)).await;

@@ -26,6 +26,8 @@ mod daemon;
 mod doctor;
 #[path = "live/fields.rs"]
 mod fields;
+#[path = "live/file_acts.rs"]
+mod file_acts;
 #[path = "live/interest.rs"]
 mod interest;
 #[path = "live/journal.rs"]

@@ -25,7 +25,10 @@ use sensor::{
     decode::{Body, decode},
     kernel::{HookState, Kernel, KindSet, Options, Tier, load},
 };
-use sensor_ebpf::{ConnectBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Kind, record_flag};
+use sensor_ebpf::{
+    ConnectBody, ExecBody, ExitBody, FileActBody, FileBody, FileEndBody, ForkBody, Header, Kind,
+    record_flag,
+};
 
 /// Present in the environment of the process that acts.
 const ACTOR: &str = "EQL_SENSOR_LIVE_ACTOR";
@@ -153,6 +156,9 @@ enum Seen {
     Accept(Header),
     /// A kind that other tests look into.
     Other(Header),
+    /// Old path and path.
+    Act(Header, FileActBody, [String; 2]),
+    End(Header, FileEndBody),
     Degraded(Header),
 }
 
@@ -185,6 +191,8 @@ fn own(bytes: &[u8]) -> Seen {
         | Body::Memfd(_)
         | Body::Ptrace(_)
         | Body::Module(_) => Seen::Other(header),
+        Body::FileAct(act) => Seen::Act(header, *act.body, [act.old_path, act.path].map(text)),
+        Body::FileEnd(body) => Seen::End(header, *body),
         Body::FileCreate(file) => Seen::File(header, *file.body, text(file.path)),
         Body::Degraded => Seen::Degraded(header),
         Body::Exec(exec) => Seen::Exec(
@@ -216,6 +224,8 @@ fn header(seen: &Seen) -> &Header {
         | Seen::Close(header, _)
         | Seen::Accept(header)
         | Seen::Other(header)
+        | Seen::Act(header, ..)
+        | Seen::End(header, _)
         | Seen::Degraded(header) => header,
     }
 }
@@ -279,6 +289,7 @@ fn every_act_has_its_record(tier: Tier) {
     assert_identity(&kernel, seen.len());
     check_processes(&seen, &folder);
     check_files(&seen, &folder);
+    check_pair(&seen, &folder);
     check_connects(&seen, port, port6, tier);
     check_closes(&seen);
     let id = fs::metadata(&below).unwrap().ino();
@@ -412,6 +423,38 @@ fn check_files(seen: &[Seen], folder: &Path) {
         assert_eq!(header.flags, 0, "{path}: {header:?}");
         assert_ne!(body.open_flags & 3, 0, "{path}");
     }
+}
+
+/// The one directory made: a begin and an end, which name each other.
+fn check_pair(seen: &[Seen], folder: &Path) {
+    let acts: Vec<_> = seen
+        .iter()
+        .filter_map(|seen| match seen {
+            Seen::Act(header, body, paths) => Some((header, body, paths)),
+            _ => None,
+        })
+        .collect();
+    let [(begin, body, [old, path])] = acts.as_slice() else {
+        panic!("{acts:#?}");
+    };
+    assert_eq!(begin.kind, Kind::MakeDirectory as u16);
+    assert_eq!((old.as_str(), body.inode), ("", 0));
+    let full = folder.join("dir");
+    let by_caller = begin.flags & record_flag::PATH_FROM_USER != 0;
+    let expected = if by_caller { Path::new("dir") } else { &full };
+    assert_eq!(Path::new(path), expected);
+    let mine = |seen: &&Seen| matches!(seen, Seen::End(_, end) if end.token == body.token);
+    let ends: Vec<_> = seen.iter().filter(mine).collect();
+    let [Seen::End(header, end)] = ends.as_slice() else {
+        panic!("{ends:#?}");
+    };
+    assert_eq!((header.tid, header.start_ns), (begin.tid, begin.start_ns));
+    assert!(header.boot_ns >= begin.boot_ns);
+    assert_eq!((end.result, end.kind), (0, Kind::MakeDirectory as u32));
+    let metadata = fs::metadata(&full).unwrap();
+    let made = (metadata.ino(), metadata.mode(), metadata.uid());
+    let found = (end.inode, end.mode, end.uid);
+    assert_eq!(found, if by_caller { (0, 0, 0) } else { made });
 }
 
 fn check_connects(seen: &[Seen], port: u16, port6: u16, tier: Tier) {

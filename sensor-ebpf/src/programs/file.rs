@@ -10,17 +10,16 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FExitContext},
 };
 use sensor_ebpf::{
-    FileBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, record_flag,
-    settings::{ABSENT, Count},
+    FileBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, record_flag, settings::ABSENT,
 };
 
 use super::{
     pad,
     process::{degraded, fault_flag},
-    release, take, write_part,
+    release, take, wanted, write_part,
 };
 use crate::{
-    emit::{count, emit},
+    emit::emit,
     globals::{FILE_OPEN_SCRATCH, SYS_EXIT_SCRATCH, offset, setting},
     read::{
         Faults, call, clamp, helper, opaque,
@@ -62,7 +61,7 @@ fn file_create(ctx: FExitContext) -> i32 {
         return 0;
     }
     let task = task::current();
-    if !wanted(task) {
+    if !wanted(Kind::FileCreate, task) {
         return 0;
     }
     let Some(scratch) = FILE_OPEN_SCRATCH.get_ptr_mut(task::cpu()) else {
@@ -121,7 +120,7 @@ fn file_create_by_syscall(ctx: BtfTracePointContext) -> i32 {
     if file == 0 || faults.read::<u32>(file, offset!(file_mode)) & FMODE_CREATED == 0 {
         return 0;
     }
-    if !wanted(task) {
+    if !wanted(Kind::FileCreate, task) {
         return 0;
     }
     let Some(scratch) = SYS_EXIT_SCRATCH.get_ptr_mut(task::cpu()) else {
@@ -184,20 +183,6 @@ pub(super) fn descriptor_file(faults: &mut Faults, task: u64, descriptor: u64) -
     }
     let slots = faults.pointer(table, offset!(fdtable_fd));
     faults.pointer(slots, descriptor * 8)
-}
-
-/// True when the act is inside the scope and not the sensor's own.
-#[inline(always)]
-fn wanted(task: u64) -> bool {
-    if !task::in_scope(task) {
-        return false;
-    }
-    if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
-        count(Kind::FileCreate, Count::Seen);
-        count(Kind::FileCreate, Count::DroppedSelf);
-        return false;
-    }
-    true
 }
 
 /// Puts the path of `file` in its place in `record` and returns its length.

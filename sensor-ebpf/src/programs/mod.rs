@@ -3,8 +3,11 @@
 //! In: what the kernel passes to each hook. Out: one record through [`crate::emit`], or nothing. A program never blocks,
 //! never changes what the kernel does, and touches no other program's scratch.
 
+mod act_record;
 pub(crate) mod credentials;
 pub(crate) mod file;
+pub(crate) mod file_act;
+pub(crate) mod file_call;
 pub(crate) mod memfd;
 pub(crate) mod module;
 pub(crate) mod network;
@@ -14,9 +17,27 @@ pub(crate) mod process_call;
 pub(crate) mod ptrace;
 pub(crate) mod session;
 
-use sensor_ebpf::Part;
+use sensor_ebpf::{Kind, Part, settings::Count};
 
-use crate::read::clamp;
+use crate::{
+    emit::count,
+    globals::setting,
+    read::{clamp, task},
+};
+
+/// True when an act of `task`, the one that runs now, is inside the scope and not the sensor's own.
+#[inline(always)]
+pub(crate) fn wanted(kind: Kind, task: u64) -> bool {
+    if !task::in_scope(task) {
+        return false;
+    }
+    if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
+        count(kind, Count::Seen);
+        count(kind, Count::DroppedSelf);
+        return false;
+    }
+    true
+}
 
 /// Marks a scratch buffer as taken; false when an interrupted run on this CPU still holds it.
 ///

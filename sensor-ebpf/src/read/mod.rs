@@ -35,6 +35,8 @@ pub(crate) mod helper {
         /// 0, or a negative error with the destination zeroed.
         probe_read_kernel = 113 (to: *mut c_void, len: u64, from: u64);
         /// Bytes written, terminating NUL included, or a negative error.
+        probe_read_user_str = 114 (to: *mut c_void, len: u64, from: u64);
+        /// Bytes written, terminating NUL included, or a negative error.
         probe_read_kernel_str = 115 (to: *mut c_void, len: u64, from: u64);
         /// 0, or a negative error when the ring is full.
         ringbuf_output = 130 (ring: *mut c_void, from: *mut c_void, len: u64, flags: u64);

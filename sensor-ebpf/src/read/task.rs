@@ -9,7 +9,7 @@ use sensor_ebpf::{
     settings::{ABSENT, CGROUP_DEPTH_MAX, SCOPES_MAX},
 };
 
-use super::Faults;
+use super::{Faults, opaque};
 use crate::globals::{CHECKED, constant, offset, setting};
 
 /// `PF_KTHREAD` of `task_struct.flags`.
@@ -33,6 +33,18 @@ pub(crate) fn current_tgid() -> u32 {
 pub(crate) fn cpu() -> u32 {
     // SAFETY: the helper takes no arguments and is in every supported kernel.
     unsafe { generated::bpf_get_smp_processor_id() }
+}
+
+/// 1 when the system call that the task is in went through the 32-bit table, else 0. Computed without a branch, so that the
+/// verifier need not follow both.
+#[inline(always)]
+pub(crate) fn compat_call(faults: &mut Faults, task: u64) -> u64 {
+    if setting!(compat_status) == 0 || offset!(task_thread_status) == u64::from(ABSENT) {
+        return 0;
+    }
+    let status = faults.read::<u32>(task, offset!(task_thread_status));
+    let marked = u64::from(status & setting!(compat_status));
+    opaque(marked.wrapping_neg()) >> 63
 }
 
 /// The default-hierarchy cgroup of a task.

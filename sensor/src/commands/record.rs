@@ -260,6 +260,8 @@ fn document(rows: &[Row], summary: &Summary) -> String {
             "args_completed": enrich.args_completed,
             "args_incomplete": enrich.args_incomplete,
             "images_cut": enrich.images_cut,
+            "unconfirmed": enrich.unconfirmed,
+            "acts_forgotten": enrich.acts_forgotten,
             "evicted": enrich.evicted,
             "sockets_evicted": enrich.sockets_evicted,
             "unknown_sockets": enrich.unknown_sockets,

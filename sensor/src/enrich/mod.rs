@@ -5,6 +5,9 @@
 //! counted; it is never discarded. It holds no clock: event time comes with the records, the wall clock's offset is handed in.
 
 mod act;
+#[cfg(test)]
+mod act_tests;
+mod acts;
 mod capabilities;
 pub mod cgroups;
 mod complete;
@@ -13,6 +16,7 @@ mod entry;
 pub mod environment;
 pub mod host;
 mod image;
+mod pairing;
 pub mod process_table;
 pub mod procfs;
 pub mod records;
@@ -40,6 +44,7 @@ use crate::event::{
 use capabilities::CapabilityNames;
 use cgroups::Cgroups;
 use host::EntityIds;
+use pairing::Pairing;
 use process_table::{ProcessTable, Source, TableLimits};
 use procfs::Procfs;
 use sockets::{Socket, Sockets};
@@ -65,6 +70,10 @@ pub struct Counters {
     pub args_incomplete: u64,
     /// Processes kept with cut texts, because all texts together were over their bound.
     pub images_cut: u64,
+    /// File acts given out without anybody knowing whether they came about.
+    pub unconfirmed: u64,
+    /// File acts that were begun and forgotten: neither ended nor can their end have been lost.
+    pub acts_forgotten: u64,
     /// Processes evicted from the table.
     pub evicted: u64,
     /// Connected sockets evicted from their table: their close is not reported.
@@ -89,6 +98,7 @@ pub struct Enricher {
     capabilities: CapabilityNames,
     images: Gauge,
     changes: credentials::Changes,
+    pairing: Pairing,
     /// Wall clock minus boot clock.
     wall_offset_ns: i64,
     sequence: u64,
@@ -118,6 +128,7 @@ impl Enricher {
             capabilities: CapabilityNames::default(),
             images: Gauge::default(),
             changes: credentials::Changes::default(),
+            pairing: Pairing::default(),
             wall_offset_ns: 0,
             sequence: 0,
             counters: Counters::default(),
@@ -142,6 +153,7 @@ impl Enricher {
     #[must_use]
     pub fn counters(&self) -> Counters {
         Counters {
+            acts_forgotten: self.pairing.forgotten(),
             evicted: self.table.evicted(),
             sockets_evicted: self.sockets.evicted(),
             processes: u64::try_from(self.table.len()).unwrap_or(u64::MAX),
@@ -161,7 +173,10 @@ impl Enricher {
                 self.credentials_of_exec(header, exec.body, &mut made);
                 made(self.exec(header, &exec));
             }
-            Body::Exit(body) => made(self.end(header, Some(body))),
+            Body::Exit(body) => {
+                self.pairing.exit(header.tgid);
+                made(self.end(header, Some(body)));
+            }
             Body::FileCreate(file) => made(self.creation(header, Some(&file))),
             Body::Connect(body) => made(self.connection(header, Some(body))),
             Body::Accept(body) => made(self.accepted(header, Some(body))),
@@ -171,6 +186,12 @@ impl Enricher {
             Body::Memfd(memfd) => made(self.memfd(header, Some(&memfd))),
             Body::Ptrace(body) => made(self.ptrace(header, Some(body))),
             Body::Module(module) => made(self.module(header, Some(&module))),
+            Body::FileAct(act) => {
+                if let Some(kind) = decode::kind_of(header.kind) {
+                    self.pairing.begin(header, kind, Some(&act));
+                }
+            }
+            Body::FileEnd(end) => self.act_ended(header, Some(end)).into_iter().for_each(made),
             Body::Degraded => self.degraded(header).into_iter().for_each(made),
         }
     }
@@ -187,7 +208,10 @@ impl Enricher {
                 let process = self.found_now(header);
                 self.stamp(Kind::Exec, header, process, Target::Process)
             }
-            Some(sensor_ebpf::Kind::Exit) => self.end(header, None),
+            Some(sensor_ebpf::Kind::Exit) => {
+                self.pairing.exit(header.tgid);
+                self.end(header, None)
+            }
             Some(sensor_ebpf::Kind::FileCreate) => self.creation(header, None),
             Some(sensor_ebpf::Kind::Connect) => self.connection(header, None),
             Some(sensor_ebpf::Kind::Accept) => self.accepted(header, None),
@@ -198,6 +222,18 @@ impl Enricher {
             Some(sensor_ebpf::Kind::Module) => self.module(header, None),
             // Whether there was a change that makes an event is not known: the next exec or the next change tells.
             Some(sensor_ebpf::Kind::Credentials | sensor_ebpf::Kind::Session) => return None,
+            Some(sensor_ebpf::Kind::FileEnd) => return self.act_ended(header, None),
+            Some(
+                kind @ (sensor_ebpf::Kind::Rename
+                | sensor_ebpf::Kind::Delete
+                | sensor_ebpf::Kind::Link
+                | sensor_ebpf::Kind::Symlink
+                | sensor_ebpf::Kind::MakeDirectory
+                | sensor_ebpf::Kind::MakeNode),
+            ) => {
+                self.pairing.begin(header, kind, None);
+                return None;
+            }
         };
         Some(event)
     }

@@ -15,6 +15,19 @@ pub const fn events_of(record: Record) -> Kinds {
         Record::Exec => Kinds::NONE.with(Kind::Exec),
         Record::Exit => Kinds::NONE.with(Kind::End),
         Record::FileCreate => Kinds::NONE.with(Kind::Creation),
+        Record::Rename => Kinds::NONE.with(Kind::Rename),
+        Record::Delete => Kinds::NONE.with(Kind::Deletion),
+        Record::Link => Kinds::NONE.with(Kind::Link),
+        Record::Symlink => Kinds::NONE.with(Kind::Symlink),
+        Record::MakeDirectory => Kinds::NONE.with(Kind::MakeDirectory),
+        Record::MakeNode => Kinds::NONE.with(Kind::MakeNode),
+        Record::FileEnd => Kinds::NONE
+            .with(Kind::Rename)
+            .with(Kind::Deletion)
+            .with(Kind::Link)
+            .with(Kind::Symlink)
+            .with(Kind::MakeDirectory)
+            .with(Kind::MakeNode),
         // The end of a connection is reported only when its begin was seen.
         Record::Connect => Kinds::NONE
             .with(Kind::ConnectionAttempted)

@@ -4,11 +4,11 @@
 //! programs could not send.
 
 use sensor_ebpf::{
-    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileBody, ForkBody, Header, Ids, Kind,
-    MemfdBody, ModuleBody, PtraceBody, SessionBody, moment,
+    ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileActBody, FileBody, FileEndBody,
+    ForkBody, Header, Ids, Kind, MemfdBody, ModuleBody, PtraceBody, SessionBody, moment,
 };
 
-use crate::decode::{Body, Exec, File, Memfd, Module, Record};
+use crate::decode::{Body, Exec, File, FileAct, Memfd, Module, Record};
 use crate::event::Event;
 
 use super::Enricher;
@@ -62,6 +62,31 @@ pub(crate) fn exec_body() -> ExecBody {
         cap_permitted: 0,
         secureexec: 0,
         environment_len: 0,
+    }
+}
+
+pub(crate) fn act_body(token: u64) -> FileActBody {
+    FileActBody {
+        token,
+        inode: 78,
+        dev: 1,
+        mode: 0o100_600,
+        uid: 1000,
+        gid: 1000,
+    }
+}
+
+/// An end that made nothing.
+pub(crate) fn end_body(act: Kind, token: u64, result: i32) -> FileEndBody {
+    FileEndBody {
+        token,
+        inode: 0,
+        dev: 0,
+        mode: 0,
+        uid: 0,
+        gid: 0,
+        result,
+        kind: u32::from(act as u16),
     }
 }
 
@@ -249,6 +274,37 @@ impl Enricher {
                 self.feed_all(&header, body)
             })
             .collect()
+    }
+
+    /// Begin and end of a file act that came about, with paths as the kernel knows them; the one event of it.
+    pub(crate) fn feed_act(
+        &mut self,
+        act: Kind,
+        boot_ns: u64,
+        key: Key,
+        old_path: &[u8],
+        path: &[u8],
+    ) -> Event {
+        let body = act_body(boot_ns);
+        let begin = FileAct {
+            body: &body,
+            old_directory: b"",
+            old_path,
+            directory: b"",
+            path,
+        };
+        self.feed_begin(&header(act, boot_ns, key), begin);
+        let end = end_body(act, boot_ns, 0);
+        self.feed(
+            &header(Kind::FileEnd, boot_ns + 1, key),
+            Body::FileEnd(&end),
+        )
+    }
+
+    /// The begin of a file act, which is no event.
+    pub(crate) fn feed_begin(&mut self, header: &Header, begin: FileAct<'_>) {
+        let begun = self.feed_all(header, Body::FileAct(begin));
+        assert!(begun.is_empty(), "{begun:#?}");
     }
 
     pub(crate) fn feed_connect(

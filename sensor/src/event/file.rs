@@ -8,40 +8,52 @@ use super::{Account, Digits};
 /// A file an event is about.
 #[derive(Debug)]
 pub struct File {
-    path: Box<str>,
-    /// Where the last component starts.
-    name_at: usize,
-    pub inode: Digits,
-    /// `st_mode` bits, type included.
+    path: PathText,
+    /// What a rename took it from.
+    pub original: Option<PathText>,
+    /// The text of a symbolic link, or the path that a link shares its file with.
+    pub target: Option<Box<str>>,
+    pub inode: Option<Inode>,
+    /// `st_mode` bits, type included; the type bits alone, or 0, where there is no inode.
     pub mode: u32,
+    /// The path is as the caller wrote it, read from its memory.
+    pub path_from_user: bool,
+    /// The act came about; false where nobody can know, because the record that says so was lost.
+    pub confirmed: bool,
+}
+
+/// What the inode of a file says.
+#[derive(Debug)]
+pub struct Inode {
+    pub number: Digits,
     /// Permission bits in octal.
-    pub mode_text: Digits,
+    pub mode: Digits,
     pub owner: Account,
     pub group: Account,
 }
 
-impl File {
+/// A path and its parts.
+#[derive(Debug)]
+pub struct PathText {
+    path: Box<str>,
+    /// Where the last component starts.
+    name_at: usize,
+}
+
+impl PathText {
     #[must_use]
-    pub fn new(path: Box<str>, inode: u64, mode: u32, owner: Account, group: Account) -> File {
+    pub fn new(path: Box<str>) -> PathText {
         let name_at = path.rfind('/').map_or(0, |slash| slash + 1);
-        File {
-            path,
-            name_at,
-            inode: Digits::decimal(inode),
-            mode,
-            mode_text: Digits::mode(mode),
-            owner,
-            group,
-        }
+        PathText { path, name_at }
     }
 
-    /// `file.path`; `None` when it could not be read.
+    /// `None` when it could not be read.
     #[must_use]
     pub fn path(&self) -> Option<&str> {
         Some(&*self.path).filter(|path| !path.is_empty())
     }
 
-    /// `file.name`: the last component.
+    /// The last component.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.path
@@ -49,7 +61,7 @@ impl File {
             .filter(|name| !name.is_empty())
     }
 
-    /// `file.directory`: the path without its last component.
+    /// The path without its last component.
     #[must_use]
     pub fn directory(&self) -> Option<&str> {
         match self.name_at {
@@ -59,11 +71,65 @@ impl File {
         }
     }
 
-    /// `file.extension`: what follows the last dot of the name.
+    /// What follows the last dot of the name.
     #[must_use]
     pub fn extension(&self) -> Option<&str> {
         let (_, extension) = self.name()?.rsplit_once('.')?;
         Some(extension).filter(|extension| !extension.is_empty())
+    }
+}
+
+impl File {
+    /// A file whose inode is known.
+    #[must_use]
+    pub fn new(path: Box<str>, inode: u64, mode: u32, owner: Account, group: Account) -> File {
+        File {
+            inode: Some(Inode {
+                number: Digits::decimal(inode),
+                mode: Digits::mode(mode),
+                owner,
+                group,
+            }),
+            ..File::without_inode(path, mode)
+        }
+    }
+
+    /// A file of which only the path is known, and the type bits of its mode if any.
+    #[must_use]
+    pub fn without_inode(path: Box<str>, mode: u32) -> File {
+        File {
+            path: PathText::new(path),
+            original: None,
+            target: None,
+            inode: None,
+            mode,
+            path_from_user: false,
+            confirmed: true,
+        }
+    }
+
+    /// `file.path`; `None` when it could not be read.
+    #[must_use]
+    pub fn path(&self) -> Option<&str> {
+        self.path.path()
+    }
+
+    /// `file.name`: the last component.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.path.name()
+    }
+
+    /// `file.directory`: the path without its last component.
+    #[must_use]
+    pub fn directory(&self) -> Option<&str> {
+        self.path.directory()
+    }
+
+    /// `file.extension`: what follows the last dot of the name.
+    #[must_use]
+    pub fn extension(&self) -> Option<&str> {
+        self.path.extension()
     }
 
     /// `file.type`, from the mode.

@@ -229,6 +229,15 @@ kinds! {
     /// A process found by the start-up scan.
     AlreadyRunning = "already_running" Process ["process"] ["info"] "process";
     Creation = "creation" File ["file"] ["creation"] "file";
+    Rename = "rename" File ["file"] ["change"] "file";
+    Deletion = "deletion" File ["file"] ["deletion"] "file";
+    /// These have no `event.type`: public rules that ask for a creation, for a change, or for anything but a deletion expect
+    /// none of them.
+    Link = "link" File ["file"] [] "file";
+    Symlink = "symlink" File ["file"] [] "file";
+    MakeDirectory = "mkdir" File ["file"] [] "file";
+    /// A pipe, a socket or a device.
+    MakeNode = "mknod" File ["file"] [] "file";
     ConnectionAttempted = "connection_attempted" Network ["network"] ["start"] "network";
     ConnectionAccepted = "connection_accepted" Network ["network"] ["start"] "network";
     /// A program let go of a connection; what the other side does is not reported.
@@ -395,6 +404,12 @@ impl Event {
             Target::File(file) => Some(file),
             _ => None,
         }
+    }
+
+    /// Whether it is known to have come about: false when the record that says so was lost.
+    #[must_use]
+    pub fn confirmed(&self) -> bool {
+        self.file().is_none_or(|file| file.confirmed)
     }
 
     #[must_use]

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::file::{Inode, PathText};
 use super::process::{Facts, Image, Leader};
 use super::{Account, Container, Event, File, Kind, Kinds, Network, Value, Values};
 
@@ -68,6 +69,14 @@ const END: Kinds = Kinds::NONE.with(Kind::End);
 const MEMFD: Kinds = Kinds::NONE.with(Kind::MemfdCreate);
 const PTRACE: Kinds = Kinds::NONE.with(Kind::Ptrace);
 const MODULE: Kinds = Kinds::NONE.with(Kind::LoadModule);
+const RENAME: Kinds = Kinds::NONE.with(Kind::Rename);
+/// File acts of two records.
+const ACTS: Kinds = LINKS
+    .with(Kind::Rename)
+    .with(Kind::Deletion)
+    .with(Kind::MakeDirectory)
+    .with(Kind::MakeNode);
+const LINKS: Kinds = Kinds::NONE.with(Kind::Link).with(Kind::Symlink);
 
 const fn row(
     path: &'static str,
@@ -117,20 +126,26 @@ pub static FIELDS: &[FieldRow] = &[
     row("event.dataset", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.dataset())),
     row("event.kind", FieldType::Keyword, Kinds::ALL, "constant `event`", |_| fixed("event")),
     row("event.module", FieldType::Keyword, Kinds::ALL, "constant `endpoint`, as public rules expect", |_| fixed("endpoint")),
-    row("event.outcome", FieldType::Keyword, Kinds::ALL, "constant `success`: only acts that succeeded are reported", |_| fixed("success")),
+    row("event.outcome", FieldType::Keyword, Kinds::ALL, "`success`: only acts that succeeded are reported; `unknown` where the record that would say so was lost", |e| fixed(if e.confirmed() { "success" } else { "unknown" })),
     row("event.sequence", FieldType::Number, Kinds::ALL, "position in this run of the sensor, from 1", |e| int(e.sequence)),
     row("event.type", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| Values::Static(e.kind.types())).array(),
+    row("file.Ext.original.directory", FieldType::Keyword, RENAME, "`file.Ext.original.path` without its last component", |e| maybe(original(e).and_then(PathText::directory))),
+    row("file.Ext.original.extension", FieldType::Keyword, RENAME, "what follows the last dot of `file.Ext.original.name`; absent without a dot", |e| maybe(original(e).and_then(PathText::extension))),
+    row("file.Ext.original.name", FieldType::Keyword, RENAME, "last component of `file.Ext.original.path`", |e| maybe(original(e).and_then(PathText::name))),
+    row("file.Ext.original.path", FieldType::Keyword, RENAME, "path before the rename as the acting process saw it", |e| maybe(original(e).and_then(PathText::path))),
+    row("file.Ext.path_from_user", FieldType::Boolean, ACTS, "true when the path is as the caller wrote it, made absolute but with symbolic links not followed: where function hooks are refused", |e| boolean(file(e).map(|f| f.path_from_user).filter(|from_user| *from_user))),
     row("file.directory", FieldType::Keyword, Kinds::FILE, "`file.path` without its last component", |e| maybe(file(e).and_then(File::directory))),
     row("file.extension", FieldType::Keyword, Kinds::FILE, "what follows the last dot of `file.name`; absent without a dot", |e| maybe(file(e).and_then(File::extension))),
-    row("file.gid", FieldType::Keyword, Kinds::FILE, "group of the inode", |e| maybe(file(e).map(|f| f.group.id.as_str()))),
-    row("file.group", FieldType::Keyword, Kinds::FILE, "name of `file.gid` in the group file", |e| maybe(file(e).and_then(|f| f.group.name.as_deref()))),
-    row("file.inode", FieldType::Keyword, Kinds::FILE, "number of the inode", |e| maybe(file(e).map(|f| f.inode.as_str()))),
-    row("file.mode", FieldType::Keyword, Kinds::FILE, "permission bits of the inode, four octal digits", |e| maybe(file(e).map(|f| f.mode_text.as_str()))),
+    row("file.gid", FieldType::Keyword, Kinds::FILE, "group of the inode", |e| maybe(inode(e).map(|i| i.group.id.as_str()))),
+    row("file.group", FieldType::Keyword, Kinds::FILE, "name of `file.gid` in the group file", |e| maybe(inode(e).and_then(|i| i.group.name.as_deref()))),
+    row("file.inode", FieldType::Keyword, Kinds::FILE, "number of the inode", |e| maybe(inode(e).map(|i| i.number.as_str()))),
+    row("file.mode", FieldType::Keyword, Kinds::FILE, "permission bits of the inode, four octal digits", |e| maybe(inode(e).map(|i| i.mode.as_str()))),
     row("file.name", FieldType::Keyword, Kinds::FILE, "last component of `file.path`", |e| maybe(file(e).and_then(File::name))),
-    row("file.owner", FieldType::Keyword, Kinds::FILE, "name of `file.uid` in the password file", |e| maybe(file(e).and_then(|f| f.owner.name.as_deref()))),
-    row("file.path", FieldType::Keyword, Kinds::FILE, "path of the opened file as the acting process sees it", |e| maybe(file(e).and_then(File::path))),
+    row("file.owner", FieldType::Keyword, Kinds::FILE, "name of `file.uid` in the password file", |e| maybe(inode(e).and_then(|i| i.owner.name.as_deref()))),
+    row("file.path", FieldType::Keyword, Kinds::FILE, "path as the acting process sees it; after a rename the new one", |e| maybe(file(e).and_then(File::path))),
+    row("file.target_path", FieldType::Keyword, LINKS, "text of the symbolic link, or path of the file linked to", |e| maybe(file(e).and_then(|f| f.target.as_deref()))),
     row("file.type", FieldType::Keyword, Kinds::FILE, "type bits of the inode mode", |e| maybe(file(e).and_then(File::file_type))),
-    row("file.uid", FieldType::Keyword, Kinds::FILE, "owner of the inode", |e| maybe(file(e).map(|f| f.owner.id.as_str()))),
+    row("file.uid", FieldType::Keyword, Kinds::FILE, "owner of the inode", |e| maybe(inode(e).map(|i| i.owner.id.as_str()))),
     row("group.Ext.real.id", FieldType::Keyword, Kinds::ALL, "real gid of the process", |e| account_id(facts(e).credentials.real_group.as_ref())),
     row("group.Ext.real.name", FieldType::Keyword, Kinds::ALL, "name of `group.Ext.real.id` in the group file", |e| account_name(facts(e).credentials.real_group.as_ref())),
     row("group.id", FieldType::Keyword, Kinds::ALL, "effective gid at the hook", |e| account_id(Some(&e.group))),
@@ -280,6 +295,14 @@ fn leader_image(leader: Option<&Leader>) -> Option<&Image> {
 
 fn file(event: &Event) -> Option<&File> {
     event.file()
+}
+
+fn inode(event: &Event) -> Option<&Inode> {
+    event.file()?.inode.as_ref()
+}
+
+fn original(event: &Event) -> Option<&PathText> {
+    event.file()?.original.as_ref()
 }
 
 fn network(event: &Event) -> Option<&Network> {

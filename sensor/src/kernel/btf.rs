@@ -202,6 +202,24 @@ impl Btf {
         self.prototype_parameters(self.ty(id)?.size_or_type)
     }
 
+    /// Whether a function returns a pointer. `None` when there is no such function.
+    ///
+    /// # Errors
+    ///
+    /// Types that refer to none.
+    pub fn returns_pointer(&self, function: &str) -> Result<Option<bool>, BtfError> {
+        let Some(id) = self.find(FUNCTION, function) else {
+            return Ok(None);
+        };
+        let prototype = self.ty(self.ty(id)?.size_or_type)?;
+        // Type 0 is `void`.
+        if prototype.kind != PROTOTYPE || prototype.size_or_type == 0 {
+            return Ok(Some(false));
+        }
+        let returned = self.ty(self.strip(prototype.size_or_type)?)?;
+        Ok(Some(returned.kind == POINTER))
+    }
+
     /// Number of parameters of a tracepoint, without the first that every tracepoint has; their names are not in BTF. `None`
     /// when there is no such tracepoint.
     ///

@@ -15,7 +15,10 @@ use aya::{
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
-use sensor_ebpf::{Kind, settings::Count};
+use sensor_ebpf::{
+    Kind,
+    settings::{Count, FILE_ACTS},
+};
 use zerocopy::IntoBytes;
 
 pub use verify::{Verdict, Verified, verify};
@@ -24,7 +27,7 @@ use super::{
     Counters, HookReport, HookState, KindCounters, Options, RingError, Tier,
     btf::{Btf, TypeKind},
     ring::Ring,
-    support::{Support, SupportError, needs_memlock},
+    support::{Support, SupportError, needs_memlock, slots_of},
 };
 
 /// The kernel object, empty when this was built without a kernel toolchain.
@@ -89,6 +92,40 @@ struct Entry {
     blind_to: &'static [&'static str],
 }
 
+const IO_URING: &str = "acts through io_uring";
+const KERNEL_ITSELF: &str = "acts of the kernel itself";
+const LINKS_ON_THE_WAY: &str = "where symbolic links on the way to a file lead";
+
+/// One half of a file act, at the return of a function.
+const fn act(kind: Kind, name: &'static str, function: &'static str) -> Entry {
+    Entry {
+        name,
+        kind,
+        hook: Hook::Return(function),
+        blind_to: &[],
+    }
+}
+
+/// The begin of a file act at its system call: one program for all the kinds that need it.
+const fn call_begin(kind: Kind, blind_to: &'static [&'static str]) -> Entry {
+    Entry {
+        name: "file_call_begin",
+        kind,
+        hook: Hook::Tracepoint("sys_enter"),
+        blind_to,
+    }
+}
+
+/// The other half of [`call_begin`].
+const fn call_end(kind: Kind) -> Entry {
+    Entry {
+        name: "file_call_end",
+        kind,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    }
+}
+
 /// Grouped by kind; within a kind trampolines come first, and either all of them or the tracepoints are attached.
 static PROGRAMS: &[Entry] = &[
     Entry {
@@ -125,6 +162,36 @@ static PROGRAMS: &[Entry] = &[
             "files whose open was denied after they were created",
         ],
     },
+    act(Kind::Rename, "rename_begin", "security_path_rename"),
+    act(Kind::Rename, "rename_end", "vfs_rename"),
+    call_begin(Kind::Rename, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Rename),
+    act(Kind::Delete, "delete_begin", "security_path_unlink"),
+    act(Kind::Delete, "delete_end", "vfs_unlink"),
+    call_begin(Kind::Delete, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Delete),
+    act(Kind::Link, "link_begin", "security_path_link"),
+    act(Kind::Link, "link_end", "vfs_link"),
+    call_begin(Kind::Link, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Link),
+    act(Kind::Symlink, "symlink_begin", "security_path_symlink"),
+    act(Kind::Symlink, "symlink_end", "vfs_symlink"),
+    call_begin(Kind::Symlink, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Symlink),
+    act(Kind::MakeDirectory, "mkdir_begin", "security_path_mkdir"),
+    act(Kind::MakeDirectory, "mkdir_end", "vfs_mkdir"),
+    call_begin(
+        Kind::MakeDirectory,
+        &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY],
+    ),
+    call_end(Kind::MakeDirectory),
+    act(Kind::MakeNode, "mknod_begin", "security_path_mknod"),
+    act(Kind::MakeNode, "mknod_end", "vfs_mknod"),
+    call_begin(
+        Kind::MakeNode,
+        &["sockets bound to a path", KERNEL_ITSELF, LINKS_ON_THE_WAY],
+    ),
+    call_end(Kind::MakeNode),
     Entry {
         name: "connect_v4",
         kind: Kind::Connect,
@@ -255,6 +322,14 @@ static SCRATCH: &[&str] = &[
     "MEMFD_SCRATCH",
     "MEMFD_HUGE_SCRATCH",
     "PROCESS_CALL_SCRATCH",
+    "RENAME_SCRATCH",
+    "DELETE_SCRATCH",
+    "LINK_SCRATCH",
+    "SYMLINK_SCRATCH",
+    "MKDIR_SCRATCH",
+    "MKNOD_SCRATCH",
+    "FILE_CALL_ENTER_SCRATCH",
+    "FILE_CALL_EXIT_SCRATCH",
 ];
 
 /// Programs attached, and the ring they write to. Dropping it detaches them.
@@ -515,7 +590,11 @@ pub fn is_always_wanted(kind: Kind) -> bool {
 
 /// Kinds without which the sensor does not run when they are wanted. Any other that can't be had is reported as missing.
 pub fn is_required(kind: Kind) -> bool {
-    is_always_wanted(kind) || matches!(kind, Kind::FileCreate | Kind::Connect | Kind::Credentials)
+    is_always_wanted(kind)
+        || matches!(
+            kind,
+            Kind::FileCreate | Kind::Connect | Kind::Credentials | Kind::Rename | Kind::Delete
+        )
 }
 
 /// What attaching needs, and what it has done.
@@ -668,6 +747,12 @@ fn attach(
     kernel_btf: &KernelBtf,
 ) -> Result<Result<(), String>, LoadError> {
     if let Some(missing) = program.hook.missing(btf) {
+        return Ok(Err(missing));
+    }
+    if FILE_ACTS.contains(&program.kind)
+        && program.hook.is_trampoline()
+        && let Err(missing) = slots_of(btf, program.kind).map_err(SupportError::from)?
+    {
         return Ok(Err(missing));
     }
     let loaded = ebpf

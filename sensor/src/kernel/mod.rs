@@ -4,6 +4,7 @@
 //! looks inside a record.
 
 pub mod btf;
+mod calls;
 mod load;
 mod ring;
 mod support;

@@ -7,13 +7,16 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
 
 use rustix::fs::statfs;
 use sensor_ebpf::{
-    ABI,
-    settings::{ABSENT, CALL_WORDS, Member, NO_SYSCALL, Offsets, SCOPES_MAX, Settings},
+    ABI, Kind,
+    settings::{
+        ABSENT, ActSlots, CALL_WORDS, FILE_ACTS, Member, NO_SYSCALL, Offsets, SCOPES_MAX, Settings,
+    },
 };
 
 use super::{
     Options,
     btf::{Btf, BtfError},
+    calls,
 };
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -131,6 +134,70 @@ fn offset(btf: &Btf, member: &Member) -> Result<u16, SupportError> {
         .ok_or(SupportError::OddMember { owner, path })
 }
 
+/// The function that does one of [`FILE_ACTS`], and the parameter that is the directory entry acted on.
+fn act_function(act: Kind) -> Option<(&'static str, &'static str)> {
+    match act {
+        Kind::Rename => Some(("vfs_rename", "old_dentry")),
+        Kind::Delete => Some(("vfs_unlink", "dentry")),
+        Kind::Link => Some(("vfs_link", "new_dentry")),
+        Kind::Symlink => Some(("vfs_symlink", "dentry")),
+        Kind::MakeDirectory => Some(("vfs_mkdir", "dentry")),
+        Kind::MakeNode => Some(("vfs_mknod", "dentry")),
+        _ => None,
+    }
+}
+
+/// Since 5.12 the arguments of `vfs_rename` are members of a structure.
+fn renames_by_struct(btf: &Btf) -> Result<bool, BtfError> {
+    let parameters = btf.parameters("vfs_rename")?.unwrap_or_default();
+    Ok(parameters.len() == 1)
+}
+
+/// Where the functions behind [`FILE_ACTS`] keep what the programs read; 0 for a function this kernel lacks, to which
+/// nothing can be attached.
+fn act_slots(btf: &Btf) -> Result<[ActSlots; FILE_ACTS.len()], BtfError> {
+    let mut slots = [ActSlots::UNSET; FILE_ACTS.len()];
+    for (slots, act) in slots.iter_mut().zip(FILE_ACTS) {
+        if let Ok(found) = slots_of(btf, act)? {
+            *slots = found;
+        }
+    }
+    Ok(slots)
+}
+
+/// The slots of one act, or why its function hooks can't be used.
+pub(super) fn slots_of(btf: &Btf, act: Kind) -> Result<Result<ActSlots, String>, BtfError> {
+    let Some((function, entry)) = act_function(act) else {
+        return Ok(Err(format!("{} is no file act", act.name())));
+    };
+    let allows = format!("security_path_{}", function.trim_start_matches("vfs_"));
+    let (Some(allowing), Some(parameters)) = (btf.parameters(&allows)?, btf.parameters(function)?)
+    else {
+        return Ok(Err(format!(
+            "this kernel lacks `{allows}` (CONFIG_SECURITY_PATH) or `{function}`"
+        )));
+    };
+    let by_struct = act == Kind::Rename && renames_by_struct(btf)?;
+    if by_struct && btf.member("renamedata", "old_dentry")?.is_none() {
+        return Ok(Err(
+            "this kernel's `renamedata` has no `old_dentry`".to_owned()
+        ));
+    }
+    let position = parameters.iter().position(|name| name == entry);
+    let Some(entry_at) = position.or(by_struct.then_some(0)) else {
+        return Ok(Err(format!(
+            "this kernel's `{function}` has no parameter `{entry}`"
+        )));
+    };
+    let number = |count: usize| u32::try_from(count).unwrap_or_default();
+    Ok(Ok(ActSlots {
+        allowed: number(allowing.len()),
+        entry: number(entry_at),
+        result: number(parameters.len()),
+        result_is_pointer: u32::from(btf.returns_pointer(function)?.unwrap_or_default()),
+    }))
+}
+
 fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
     let secureexec = btf
         .member("linux_binprm", "secureexec")?
@@ -156,6 +223,7 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         .tracepoint_parameter_count("sched_process_exit")?
         .is_some_and(|count| count >= 2);
     let calls = system_calls();
+    let file_calls = calls::file_calls(btf)?;
     Ok(Settings {
         abi: u32::from(ABI),
         own_tgid: if options.own_tgid_excluded {
@@ -187,6 +255,11 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         environment: u32::from(options.environment),
         hugetlb_file_setup_parameters: parameter_count(btf, "hugetlb_file_setup")?,
         reserved: 0,
+        rename_by_struct: u32::from(renames_by_struct(btf)?),
+        acts: act_slots(btf)?,
+        call_arguments: file_calls.arguments,
+        file_calls: file_calls.calls,
+        reserved_calls: 0,
     })
 }
 

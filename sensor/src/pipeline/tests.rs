@@ -9,12 +9,12 @@ use proptest::prelude::*;
 use sensor_ebpf::{ExecBody, ExitBody, Header, Kind as RecordKind, record_flag};
 
 use super::Fault;
-use crate::decode::Body;
+use crate::decode::{Body, FileAct};
 use crate::enrich::Enricher;
 use crate::enrich::cgroups::Cgroups;
 use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
-use crate::enrich::testing::{Key, Run, exec_body, header};
+use crate::enrich::testing::{Key, Run, act_body, end_body, exec_body, header};
 use crate::enrich::users::Users;
 use crate::event::{Event, FIELDS, FieldId, FieldTable, Fields, Host, OwnedValue, Value};
 use crate::json_lines::{Options, Reader};
@@ -153,6 +153,23 @@ fn enricher() -> (Enricher, tempfile::TempDir) {
     (enricher, folder)
 }
 
+/// A deletion whose path is as the caller wrote it.
+fn by_caller(enricher: &mut Enricher, at: u64, key: Key, path: &[u8]) -> Event {
+    let mut begin = header(RecordKind::Delete, at, key);
+    begin.flags = record_flag::PATH_FROM_USER;
+    let act = FileAct {
+        body: &act_body(at),
+        old_directory: b"",
+        old_path: b"",
+        directory: b"/srv",
+        path,
+    };
+    enricher.feed_begin(&begin, act);
+    let end = end_body(RecordKind::Delete, at, 0);
+    let header = header(RecordKind::FileEnd, at, key);
+    enricher.feed(&header, Body::FileEnd(&end))
+}
+
 fn live(enricher: &mut Enricher, life: &Life, child: Key, parent: Key) -> Vec<Event> {
     let at = child.1;
     let args: Vec<&str> = life.args.iter().map(String::as_str).collect();
@@ -185,6 +202,21 @@ fn live(enricher: &mut Enricher, life: &Life, child: Key, parent: Key) -> Vec<Ev
         enricher.feed_fork(at, child, parent),
         enricher.feed_exec(at + 1, child, &body, &run),
         enricher.feed_creation(at + 2, child, &life.path),
+        enricher.feed_act(
+            RecordKind::Rename,
+            at + 2,
+            child,
+            &life.path,
+            life.filename.as_bytes(),
+        ),
+        enricher.feed_act(
+            RecordKind::Symlink,
+            at + 2,
+            child,
+            &life.path,
+            life.executable.as_bytes(),
+        ),
+        by_caller(enricher, at + 2, child, &life.path),
         enricher.feed_connect(
             at + 3,
             child,

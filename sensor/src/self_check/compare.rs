@@ -11,7 +11,7 @@ use sensor_ebpf::{ConnectBody, ExecBody, ForkBody, Header, Kind, record_flag};
 
 use super::act;
 use super::facts::Facts;
-use crate::decode::{Body, Exec, File, Record};
+use crate::decode::{Body, Exec, File, FileAct, Record};
 use crate::enrich::procfs::{Status, TICK_NS};
 
 const AF_INET: u16 = 2;
@@ -48,6 +48,8 @@ pub(super) fn expected(kind: Kind, facts: &Facts) -> Result<usize, String> {
     let acts: &[&str] = match kind {
         Kind::Fork | Kind::Exec | Kind::Exit => return Ok(1),
         Kind::FileCreate => &["create"],
+        Kind::Rename => &["rename"],
+        Kind::Delete => &["delete"],
         Kind::Connect | Kind::Accept => &["connect4", "connect6"],
         // Of both ends.
         Kind::Close => &["connect4", "connect4", "connect6", "connect6"],
@@ -82,6 +84,7 @@ pub(super) fn compare(record: &Record<'_>, facts: &Facts) -> Vec<Mismatch> {
             differences.number("status", body.status, Some(status));
         }
         Body::FileCreate(file) => differences.creation(record.header, file, facts),
+        Body::FileAct(act) => differences.file_act(record.header, act, facts),
         Body::Connect(body) => differences.connect(body, facts, true),
         Body::Accept(body) => differences.connect(body, facts, false),
         _ => {}
@@ -264,6 +267,31 @@ impl Differences {
         }
     }
 
+    /// The rename of the file made, or its deletion under the new name.
+    fn file_act(&mut self, header: &Header, act: &FileAct<'_>, facts: &Facts) {
+        let body = act.body;
+        // The second choice knows no inode.
+        if body.inode != 0 {
+            if facts.file_is_plain {
+                self.number("inode", body.inode, facts.number("create", 0));
+                self.number("dev", body.dev, facts.number("create", 1));
+            }
+            self.number("mode", body.mode, facts.number("create", 2));
+            self.number("uid", body.uid, facts.number("create", 3));
+            self.number("gid", body.gid, facts.number("create", 4));
+        }
+        let unsure =
+            record_flag::TRUNCATED | record_flag::READ_FAULT | record_flag::PATH_UNREACHABLE;
+        if header.flags & unsure == 0 {
+            let path: OsString = act::renamed(&facts.file).into();
+            self.bytes("path", text(act.path), path.as_bytes());
+            if self.kind == Kind::Rename {
+                let path: OsString = facts.file.clone().into();
+                self.bytes("old path", text(act.old_path), path.as_bytes());
+            }
+        }
+    }
+
     fn connect(&mut self, body: &ConnectBody, facts: &Facts, is_dialler: bool) {
         let loopback = match body.family {
             AF_INET => Some(("connect4", address(&[127, 0, 0, 1]), 4)),
@@ -316,7 +344,7 @@ fn text(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use sensor_ebpf::{ExitBody, FileBody};
+    use sensor_ebpf::{ExitBody, FileActBody, FileBody};
     use zerocopy::FromZeros as _;
 
     use super::*;
@@ -483,6 +511,29 @@ mod tests {
         let of = header(Kind::FileCreate);
         assert_eq!(fields(&of, Body::FileCreate(file(b"/run/.f\0"))), [""; 0]);
         assert_eq!(fields(&of, Body::FileCreate(file(b"/f\0"))), ["path"]);
+    }
+
+    #[test]
+    fn file_acts_are_compared_by_both_paths_and_the_inode() {
+        let mut body = FileActBody::new_zeroed();
+        let renamed = super::act::renamed(std::path::Path::new("/run/.f"));
+        fn act<'a>(body: &'a FileActBody, old_path: &'a [u8], path: &'a [u8]) -> Body<'a> {
+            Body::FileAct(FileAct {
+                body,
+                old_directory: b"",
+                old_path,
+                directory: b"",
+                path,
+            })
+        }
+        let new = renamed.as_os_str().as_bytes();
+        let of = header(Kind::Rename);
+        assert_eq!(fields(&of, act(&body, b"/run/.f", new)), [""; 0]);
+        let swapped = act(&body, new, b"/run/.f");
+        assert_eq!(fields(&of, swapped), ["path", "old path"]);
+        (body.inode, body.dev, body.mode) = (81, 81, 0o100_600);
+        let of = header(Kind::Delete);
+        assert_eq!(fields(&of, act(&body, b"", new)), ["inode"]);
     }
 
     #[test]

@@ -38,10 +38,16 @@ umask 022
 echo more >> made
 cp made copy
 mkdir sub
+mkfifo pipe
 : > sub/below
 (cd sub; touch 'two words')
 mv copy moved
 ln made linked
+ln -s made soft
+mv made linked sub
+rm sub/below
+rm missing 2> /dev/null
+rmdir sub 2> /dev/null
 ./connect 127.0.0.1 $1
 ./connect ::1 $2
 ./connect 127.0.0.1 $3
@@ -57,11 +63,27 @@ const EXPECTED: &[&str] = &[
     "exec cp [cp made copy] in @",
     "creation cp @/copy 0644",
     "exec mkdir [mkdir sub] in @",
+    "mkdir mkdir @/sub",
+    "exec mkfifo [mkfifo pipe] in @",
+    "mknod mkfifo @/pipe",
     "creation sh @/sub/below 0644",
     "exec touch [touch two words] in @/sub",
     "creation touch @/sub/two words 0644",
     "exec mv [mv copy moved] in @",
+    "rename mv @/copy -> @/moved",
     "exec ln [ln made linked] in @",
+    "link ln @/made => @/linked",
+    "exec ln [ln -s made soft] in @",
+    "symlink ln made => @/soft",
+    "exec mv [mv made linked sub] in @",
+    "rename mv @/made -> @/sub/made",
+    "rename mv @/linked -> @/sub/linked",
+    "exec rm [rm sub/below] in @",
+    "deletion rm @/sub/below",
+    "exec rm [rm missing] in @",
+    "end rm code 1",
+    "exec rmdir [rmdir sub] in @",
+    "end rmdir code 1",
     "exec connect [./connect 127.0.0.1 4] in @",
     "connection_attempted connect 127.0.0.1:4 ipv4 tcp",
     "disconnect_received connect 127.0.0.1:4 ipv4 tcp",
@@ -75,6 +97,17 @@ const EXPECTED: &[&str] = &[
     "end sh code 7",
     "exec sh [sh -c kill -9 $$] in @",
     "end sh signal 9",
+];
+
+/// Fields of a file that no tier but the first can tell, save for creations, and the one that says so.
+const FIRST_TIER: &[&str] = &[
+    "mode",
+    "uid",
+    "gid",
+    "owner",
+    "group",
+    "type",
+    "path_from_user",
 ];
 
 /// Fields whose values no two runs share.
@@ -182,7 +215,12 @@ fn record(tier: &str) -> Vec<Value> {
     );
     let mut events = ended.lines;
     for event in &mut events {
-        remove_volatile(event);
+        remove(event, VOLATILE);
+        if !is(event, "file", "creation")
+            && let Some(file) = event.get_mut("file")
+        {
+            remove(file, FIRST_TIER);
+        }
     }
     events
         .iter()
@@ -220,6 +258,16 @@ fn describe(event: &Value) -> Option<String> {
             text(event, "file.mode")
         ));
     }
+    if at(event, "event.category")[0] == "file" {
+        let (action, path) = (text(event, "event.action"), text(event, "file.path"));
+        let old = text(event, "file.Ext.original.path");
+        let target = text(event, "file.target_path");
+        return Some(match (old, target) {
+            ("", "") => format!("{action} {name} {path}"),
+            ("", target) => format!("{action} {name} {target} => {path}"),
+            (old, _) => format!("{action} {name} {old} -> {path}"),
+        });
+    }
     let action = text(event, "event.action");
     if is(event, "network", action) {
         let port = number(event, "destination.port").unwrap_or_default();
@@ -236,9 +284,11 @@ fn describe(event: &Value) -> Option<String> {
     None
 }
 
-fn remove_volatile(value: &mut Value) {
+/// Takes fields away by name, wherever they stand; an object that this empties goes as well.
+fn remove(value: &mut Value, names: &[&str]) {
     if let Value::Object(fields) = value {
-        fields.retain(|name, _| !VOLATILE.contains(&name.as_str()));
-        fields.values_mut().for_each(remove_volatile);
+        fields.retain(|name, _| !names.contains(&name.as_str()));
+        fields.values_mut().for_each(|field| remove(field, names));
+        fields.retain(|_, field| !field.as_object().is_some_and(serde_json::Map::is_empty));
     }
 }

@@ -167,6 +167,13 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap()
     }
 
+    /// Whether it said that it uses a hook.
+    pub(crate) fn uses(&self, hook: &str) -> bool {
+        let said = self.said();
+        let ready = said.lines().find(|line| line.contains("ready: "));
+        ready.unwrap_or_default().contains(hook)
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid())
             .ok()
