@@ -18,6 +18,8 @@ mod acts;
 mod build;
 #[path = "live/chain.rs"]
 mod chain;
+#[path = "live/container.rs"]
+mod container;
 #[path = "live/credentials.rs"]
 mod credentials;
 #[path = "live/daemon.rs"]

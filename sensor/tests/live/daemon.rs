@@ -182,6 +182,26 @@ impl Daemon {
         kill_process(pid, signal).unwrap();
     }
 
+    /// Waits until it has written nothing for a while: at its end it takes only so long for what is still to be read.
+    pub(crate) fn wait_until_idle(&self) {
+        const CALM: Duration = Duration::from_secs(2);
+        let length = || fs::metadata(&self.output).unwrap().len();
+        let started = Instant::now();
+        let (mut last, mut since) = (length(), Instant::now());
+        while since.elapsed() < CALM {
+            assert!(
+                started.elapsed() < 5 * LIMIT,
+                "the daemon is still writing after {:?}",
+                started.elapsed()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+            let now = length();
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+    }
+
     /// SIGTERM, and everything it left behind. Must end by itself.
     pub(crate) fn stop(mut self) -> Ended {
         let (status, took) = self.end();

@@ -167,6 +167,7 @@ fn storm(scope: &Scope, tier: &str, ring_bytes: &str, arguments: &[&str], stoppe
     if stopped {
         daemon.signal(Signal::CONT);
     }
+    daemon.wait_until_idle();
     let (log, output_lines) = daemon.stop_unread();
     let lines = output_lines
         .lines()
