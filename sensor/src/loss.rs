@@ -13,7 +13,7 @@ use crate::kernel::Counters;
 use crate::metrics::{Gap, Received};
 
 /// How the line of a gap begins; no event's line does.
-const PREFIX: &str = r#"{"sensor":{"gap":"#;
+const PREFIX: &str = r#"{"eql_sensor":{"gap":"#;
 
 /// Records lost since the start: by record kind, or by program where nobody knows the kind, and by cause.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub fn read(line: &[u8]) -> Option<Gap> {
     Some(Gap {
         from_ns: time("/event/start")?,
         to_ns: time("/event/end")?,
-        lost: document.pointer("/sensor/gap/lost")?.as_u64()?,
+        lost: document.pointer("/eql_sensor/gap/lost")?.as_u64()?,
     })
 }
 
@@ -198,7 +198,7 @@ mod tests {
         let document: Value = serde_json::from_slice(&line).unwrap();
         assert_eq!(document["@timestamp"], "2023-11-14T22:13:22.5Z");
         assert_eq!(
-            document["sensor"]["gap"]["causes"][1]["record"],
+            document["eql_sensor"]["gap"]["causes"][1]["record"],
             "file_create"
         );
         assert_eq!(document["event"].get("category"), None);
@@ -216,8 +216,8 @@ mod tests {
         for line in [
             &b""[..],
             br#"{"@timestamp":"2026-01-01T00:00:00Z","event":{"kind":"event"}}"#,
-            br#"{"sensor":{"gap":{"lost":1}}}"#,
-            br#"{"sensor":{"gap":"#,
+            br#"{"eql_sensor":{"gap":{"lost":1}}}"#,
+            br#"{"eql_sensor":{"gap":"#,
         ] {
             assert_eq!(read(line), None, "{}", line.escape_ascii());
         }

@@ -353,14 +353,14 @@ fn without_rules_it_can_be_told_to_go_on() {
 fn a_gap_in_the_recording_marks_the_alerts_it_touches() {
     let gap = |start: &str, end: &str| {
         format!(
-            r#"{{"sensor":{{"gap":{{"lost":7,"causes":[]}}}},"event":{{"kind":"pipeline_error","action":"gap","dataset":"sensor.gap","start":"{start}","end":"{end}"}},"@timestamp":"{end}"}}"#
+            r#"{{"eql_sensor":{{"gap":{{"lost":7,"causes":[]}}}},"event":{{"kind":"pipeline_error","action":"gap","dataset":"sensor.gap","start":"{start}","end":"{end}"}},"@timestamp":"{end}"}}"#
         )
     };
     let lost = |gap: &str| {
         let events = Chain::new("rev").events();
         let (before, after) = events.split_at(2);
         let input = format!("{}{gap}\n{}", lines(before), lines(after));
-        alerts(&input)[0]["alert"]["lost"].clone()
+        alerts(&input)[0]["eql_sensor"]["alert"]["lost"].clone()
     };
     // The chain begins with the year.
     let inside = gap("2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z");

@@ -54,13 +54,14 @@ impl Rule {
     /// Kinds of events that can make a difference to the rule.
     #[must_use]
     pub fn interest(&self) -> Kinds {
-        let kinds = interest(&self.query);
-        // Real and saved ids are known from changes alone; who the rule names by them must be kept up to date.
-        if ["real", "saved"]
-            .iter()
-            .any(|id| self.query_text.contains(id))
-        {
-            return kinds.with(Kind::UidChange).with(Kind::GidChange);
+        let reads = |names: &[&str]| names.iter().any(|name| self.query_text.contains(name));
+        let mut kinds = interest(&self.query);
+        // Known from changes alone: what other events say of them must be kept up to date.
+        if reads(&["real", "saved"]) {
+            kinds = kinds.with(Kind::UidChange).with(Kind::GidChange);
+        }
+        if reads(&["leader", "interactive"]) {
+            kinds = kinds.with(Kind::SessionIdChange);
         }
         kinds
     }

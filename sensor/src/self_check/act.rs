@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rustix::fs::{major, minor};
+use rustix::fs::{MemfdFlags, major, memfd_create, minor};
+use rustix::process::setsid;
 
 /// First argument of the acting process.
 pub const MARKER: &str = "self-check-act";
@@ -85,6 +86,8 @@ fn report(token: &str, directory: &Path) -> io::Result<()> {
         "delete",
         fs::remove_file(renamed(&file)).map(|()| Vec::new()),
     );
+    line("memfd", memfd(token));
+    line("session", setsid().map(|_| Vec::new()).map_err(Into::into));
     line("connect4", connect(Ipv4Addr::LOCALHOST.into()));
     line("connect6", connect(Ipv6Addr::LOCALHOST.into()));
     text.push_str(&format!("{END}\n"));
@@ -113,6 +116,12 @@ fn create(path: &Path) -> io::Result<Vec<u64>> {
         of.gid().into(),
     ];
     Ok(numbers.to_vec())
+}
+
+/// Inode of a file in memory named by the token.
+fn memfd(token: &str) -> io::Result<Vec<u64>> {
+    let file: File = memfd_create(token, MemfdFlags::CLOEXEC)?.into();
+    Ok(vec![file.metadata()?.ino()])
 }
 
 /// Local and remote port of a connection to a listener of its own.

@@ -51,6 +51,8 @@ pub(super) fn expected(kind: Kind, facts: &Facts) -> Result<usize, String> {
         Kind::Rename => &["rename"],
         Kind::Delete => &["delete"],
         Kind::Connect | Kind::Accept => &["connect4", "connect6"],
+        Kind::Memfd => &["memfd"],
+        Kind::Session => &["session"],
         // Of both ends.
         Kind::Close => &["connect4", "connect4", "connect6", "connect6"],
         #[allow(unreachable_patterns, reason = "kinds without an act of their own")]
@@ -86,6 +88,13 @@ pub(super) fn compare(record: &Record<'_>, facts: &Facts) -> Vec<Mismatch> {
         Body::FileCreate(file) => differences.creation(record.header, file, facts),
         Body::FileAct(act) => differences.file_act(record.header, act, facts),
         Body::Connect(body) => differences.connect(body, facts, true),
+        Body::Session(body) => {
+            differences.number("tgid", body.tgid, Some(facts.pid));
+            differences.number("sid", body.sid, Some(facts.process.stat.sid));
+        }
+        Body::Memfd(memfd) => {
+            differences.number("inode", memfd.body.inode, facts.number("memfd", 0));
+        }
         Body::Accept(body) => differences.connect(body, facts, false),
         _ => {}
     }
@@ -175,10 +184,10 @@ impl Differences {
 
     fn fork(&mut self, body: &ForkBody, facts: &Facts) {
         self.parent(body.parent_tgid, body.parent_start_ns, facts);
-        let stat = &facts.process.stat;
         self.number("ns_tgid", body.ns_tgid, facts.process.status.namespace_pid);
-        self.number("pgid", body.pgid, Some(stat.pgid));
-        self.number("sid", body.sid, Some(stat.sid));
+        // Later it made a session of its own.
+        self.number("pgid", body.pgid, Some(facts.parent.pgid));
+        self.number("sid", body.sid, Some(facts.parent.sid));
     }
 
     fn exec(&mut self, header: &Header, exec: &Exec<'_>, facts: &Facts) {
@@ -187,8 +196,9 @@ impl Differences {
         self.exec_ids(body, &facts.process.status);
         let stat = &facts.process.stat;
         self.number("ns_tgid", body.ns_tgid, facts.process.status.namespace_pid);
-        self.number("pgid", body.pgid, Some(stat.pgid));
-        self.number("sid", body.sid, Some(stat.sid));
+        // Later it made a session of its own.
+        self.number("pgid", body.pgid, Some(facts.parent.pgid));
+        self.number("sid", body.sid, Some(facts.parent.sid));
         self.number("old_tid", body.old_tid, Some(facts.pid));
         self.number("secureexec", body.secureexec, Some(0_u32));
         if let Some([inode, device, mode]) = facts.executable {
@@ -380,6 +390,8 @@ mod tests {
             },
             parent: Stat {
                 pid: 5,
+                pgid: 5,
+                sid: 4,
                 start_ticks: 99,
                 ..Stat::default()
             },

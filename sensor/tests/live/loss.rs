@@ -48,7 +48,7 @@ fn what_does_not_fit_is_counted_exactly_and_reported() {
             .count();
         assert_eq!(written as u64, counts.received, "{tier}: events written");
         let gaps = ended.lines.iter().filter_map(|line| {
-            let gap = &line["sensor"]["gap"];
+            let gap = &line["eql_sensor"]["gap"];
             let causes = gap["causes"].as_array()?;
             assert!(
                 causes.iter().all(|cause| cause["cause"] == "ring_full"),
