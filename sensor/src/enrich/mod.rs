@@ -14,6 +14,8 @@ mod complete;
 mod credentials;
 mod entry;
 pub mod environment;
+#[cfg(test)]
+mod history_tests;
 pub mod host;
 mod image;
 mod pairing;
