@@ -5,15 +5,19 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use sensor_ebpf::{
     Kind,
-    settings::{Count, Offsets, Settings},
+    settings::{BulkSettings, Count, Offsets, Settings, WATCH_NAME_LEN, WATCHES_MAX},
 };
 
 use crate::programs::{
-    file::FileScratch, file_act::ActScratch, file_call::CallScratch, memfd::MemfdScratch,
+    bulk::{Bucket, PathScratch},
+    file::FileScratch,
+    file_act::ActScratch,
+    file_call::CallScratch,
+    memfd::MemfdScratch,
     process::ExecScratch,
 };
 
@@ -24,6 +28,10 @@ pub(crate) static OFFSETS: Offsets = Offsets::UNSET;
 /// Filters and facts; see [`Settings`].
 #[unsafe(no_mangle)]
 pub(crate) static SETTINGS: Settings = Settings::UNSET;
+
+/// More of them, for the kinds that come in masses; see [`BulkSettings`].
+#[unsafe(no_mangle)]
+pub(crate) static BULK: BulkSettings = BulkSettings::UNSET;
 
 /// Reads a value that user space replaced after this was compiled.
 #[inline(always)]
@@ -46,7 +54,14 @@ macro_rules! setting {
     };
 }
 
-pub(crate) use {offset, setting};
+/// Reads one field of [`BULK`].
+macro_rules! bulk_setting {
+    ($($field:tt)+) => {
+        $crate::globals::constant(&$crate::globals::BULK.$($field)+)
+    };
+}
+
+pub(crate) use {bulk_setting, offset, setting};
 
 /// The one way out. Sized by user space.
 #[map]
@@ -120,3 +135,33 @@ pub(crate) static FILE_CALL_EXIT_SCRATCH: Array<CallScratch> = Array::with_max_e
 /// are read at exit.
 #[map]
 pub(crate) static FILE_CALLS_UNREAD: HashMap<u64, u64> = HashMap::with_max_entries(1024, 0);
+/// Buffers of the programs in `modify.rs` and `open.rs`, one map for each.
+#[map]
+pub(crate) static FILE_WRITE_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_TRUNCATE_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static PATH_TRUNCATE_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_CHMOD_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_CHOWN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MODIFY_SYSCALL_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static WATCHED_OPEN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static OPEN_SYSCALL_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+
+/// Open files whose change was reported, by the address of their `struct file`; by thread, one that is just making a file.
+#[map]
+pub(crate) static REPORTED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16_384, 0);
+
+/// What each process has saved up, by tgid.
+#[map]
+pub(crate) static BUCKETS: LruHashMap<u32, Bucket> = LruHashMap::with_max_entries(8192, 0);
+
+/// Names of files and directories whose opening is reported. Filled by user space.
+#[map]
+pub(crate) static WATCHED: HashMap<[u8; WATCH_NAME_LEN], u32> =
+    HashMap::with_max_entries(WATCHES_MAX, 0);

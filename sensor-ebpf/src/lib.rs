@@ -69,13 +69,22 @@ kinds! {
     Symlink = 19 "symlink";
     MakeDirectory = 20 "mkdir";
     MakeNode = 21 "mknod";
+    Modify = 22 "modification";
+    Open = 23 "open";
     /// What became of the act that a thread began: one of the six above.
     FileEnd = 24 "end of a file act";
+    /// Bulk records of a process are held back from here on, or come again.
+    Throttle = 25 "throttle";
 }
 
 impl Kind {
     /// One more than the largest number there may be: the length of per-kind tables.
     pub const SLOTS: usize = 32;
+
+    /// True for kinds that come in masses: they give way to all others when the ring fills, and are throttled by process.
+    pub const fn is_bulk(self) -> bool {
+        matches!(self, Kind::Modify | Kind::Open)
+    }
 }
 
 /// What a [`Part`] holds.
@@ -289,6 +298,52 @@ pub struct FileEndBody {
     pub kind: u32,
 }
 
+/// Body of [`Kind::Modify`]. Parts: directory that a relative path of the caller begins at (else empty), path.
+///
+/// With [`record_flag::PATH_FROM_USER`] inode and device are 0; mode and owners are what the caller asked for, `u32::MAX` where it
+/// asked for nothing.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ModifyBody {
+    pub inode: u64,
+    pub dev: u32,
+    /// As it is after the change; so are the owners.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// See [`change`].
+    pub change: u32,
+    /// Non-zero: a symbolic link at the path's end was changed itself.
+    pub no_follow: u32,
+}
+
+/// Values of [`ModifyBody::change`].
+pub mod change {
+    pub const WRITE: u32 = 1;
+    pub const TRUNCATE: u32 = 2;
+    pub const MODE: u32 = 3;
+    pub const OWNER: u32 = 4;
+}
+
+/// Body of [`Kind::Throttle`]. No parts.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct ThrottleBody {
+    /// Records left out since the throttle began; 0 when it only begins.
+    pub dropped: u64,
+    /// 1: it begins. 0: it has ended.
+    pub on: u32,
+    pub reserved: u32,
+}
+
 /// Body of [`Kind::Connect`], [`Kind::Accept`] and [`Kind::Close`]. No parts.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
@@ -449,6 +504,8 @@ const _: () = {
     assert!(size_of::<FileBody>() == 32);
     assert!(size_of::<FileActBody>() == 32);
     assert!(size_of::<FileEndBody>() == 40);
+    assert!(size_of::<ModifyBody>() == 32);
+    assert!(size_of::<ThrottleBody>() == 16);
     assert!(size_of::<ConnectBody>() == 56);
     assert!(size_of::<CredentialsBody>() == 88);
     assert!(size_of::<SessionBody>() == 24);

@@ -119,6 +119,8 @@ offsets! {
     file_inode = "file" "f_inode";
     file_mode = "file" "f_mode";
     file_flags = "file" "f_flags";
+    backing_file_user_path = "backing_file" "user_path" optional;
+    kiocb_file = "kiocb" "ki_filp" optional;
     inode_ino = "inode" "i_ino";
     inode_mode = "inode" "i_mode";
     inode_uid = "inode" "i_uid";
@@ -126,6 +128,7 @@ offsets! {
     inode_nlink = "inode" "i_nlink";
     inode_sb = "inode" "i_sb";
     super_block_dev = "super_block" "s_dev";
+    super_block_magic = "super_block" "s_magic";
     files_fdt = "files_struct" "fdt";
     fdtable_max_fds = "fdtable" "max_fds";
     fdtable_fd = "fdtable" "fd";
@@ -140,6 +143,9 @@ offsets! {
     socket_file = "socket" "file";
     socket_sk = "socket" "sk";
     pt_regs_stack = "pt_regs" "sp" optional;
+    pt_regs_dx = "pt_regs" "dx" optional;
+    pt_regs_r10 = "pt_regs" "r10" optional;
+    pt_regs_r8 = "pt_regs" "r8" optional;
     sock_family = "sock" "__sk_common.skc_family";
     sock_state = "sock" "__sk_common.skc_state";
     sock_num = "sock" "__sk_common.skc_num";
@@ -347,7 +353,86 @@ impl Settings {
     };
 }
 
-/// What is counted for each record kind, per CPU. `seen = submitted + lost_ring_full + dropped_self` when all is quiet.
+/// Bytes of a watched name, the zeroes behind it included.
+pub const WATCH_NAME_LEN: usize = 64;
+/// Most watched names, paths and directories.
+pub const WATCHES_MAX: u32 = 1024;
+/// Most directories above a file that are compared with watched ones.
+pub const WATCH_DEPTH_MAX: usize = 8;
+
+/// How a system call changes a file and where its arguments say which: values of [`BulkSettings::calls`].
+pub mod call {
+    /// None of these.
+    pub const OTHER: u8 = 0;
+    /// Writes to the descriptor in the first argument.
+    pub const WRITE: u8 = 1;
+    /// Writes to the descriptor in the third argument.
+    pub const WRITE_THIRD: u8 = 2;
+    /// By descriptor, in the first argument.
+    pub const TRUNCATE: u8 = 3;
+    pub const MODE: u8 = 4;
+    pub const OWNER: u8 = 5;
+    /// By path, in the first argument.
+    pub const PATH_TRUNCATE: u8 = 6;
+    pub const PATH_MODE: u8 = 7;
+    pub const PATH_OWNER: u8 = 8;
+    pub const PATH_OWNER_NO_FOLLOW: u8 = 9;
+    /// By directory and path, in the first two arguments.
+    pub const AT_MODE: u8 = 10;
+    pub const AT_OWNER: u8 = 11;
+    /// Opens; the flags are the second argument, or the third, or where the third points; or they are those of creat.
+    pub const OPEN: u8 = 12;
+    pub const OPEN_THIRD: u8 = 13;
+    pub const OPEN_POINTER: u8 = 14;
+    pub const CREATE: u8 = 15;
+}
+
+/// Bits of a watched name's value.
+pub mod watch {
+    /// A file of this name is watched, or is one of those whose whole path is.
+    pub const FILE: u32 = 1;
+    /// All below a directory of this name may be.
+    pub const DIRECTORY: u32 = 2;
+}
+
+/// What the programs of the kinds that come in masses need besides.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct BulkSettings {
+    /// Bytes in the ring above which no more of these records are sent.
+    pub fill_max: u64,
+    /// What one record costs a process, in nanoseconds of its time; 0: no throttle.
+    pub cost_ns: u64,
+    /// Most that a process can save up.
+    pub credit_ns_max: u64,
+    /// Parameters of `do_truncate`: 4, or 5 since 5.12.
+    pub truncate_parameters: u32,
+    /// Non-zero when some directory is watched.
+    pub watch_directories: u32,
+    /// By system call number; see [`call`].
+    pub calls: [u8; CALLS_MAX],
+    pub calls_compat: [u8; CALLS_MAX],
+}
+
+impl BulkSettings {
+    /// What a kernel object carries until user space fills it in.
+    pub const UNSET: BulkSettings = BulkSettings {
+        fill_max: 0,
+        cost_ns: 0,
+        credit_ns_max: 0,
+        truncate_parameters: 5,
+        watch_directories: 0,
+        calls: [call::OTHER; CALLS_MAX],
+        calls_compat: [call::OTHER; CALLS_MAX],
+    };
+}
+
+/// What is counted for each record kind, per CPU. When all is quiet `seen` is the sum of `submitted`, `lost_ring_full` and
+/// everything `dropped`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub enum Count {
@@ -367,14 +452,19 @@ pub enum Count {
     ScratchBusy = 6,
     /// The sensor's own act, left out on purpose.
     DroppedSelf = 7,
+    /// A bulk record, left out while the ring was nearly full.
+    DroppedHeadroom = 8,
+    /// A bulk record of a process that makes too many.
+    DroppedThrottled = 9,
 }
 
 impl Count {
     /// Counters per record kind.
-    pub const SLOTS: usize = 8;
+    pub const SLOTS: usize = 16;
 }
 
 const _: () = {
     assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
     assert!(size_of::<Settings>() == 336 + 4 + 96 + 32 + 4 * CALLS_MAX + 4);
+    assert!(size_of::<BulkSettings>() == 32 + 2 * CALLS_MAX);
 };

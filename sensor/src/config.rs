@@ -3,6 +3,8 @@
 //! In: a settings file. Out: a [`Config`], or every problem of the file with its place and what is allowed. The defaults are
 //! explained in `eql-sensor.toml`, which a test holds equal to the code. Never applies half of a broken file.
 
+mod watch;
+
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +15,8 @@ use toml::de::{DeTable, DeValue};
 
 use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, Tier};
 use crate::document::{Problem, Source, Table, shown};
+
+pub use watch::{WATCHED_MAX, WatchError, watch_entry};
 
 /// The settings file read when none is named and this one exists.
 pub const DEFAULT_PATH: &str = "/etc/eql-sensor/eql-sensor.toml";
@@ -54,6 +58,61 @@ pub struct Kernel {
     pub scope: Vec<PathBuf>,
     /// Compare known acts with their records before the start.
     pub self_check: bool,
+    /// Have recordings hold modifications and watched opens.
+    pub record_bulk: bool,
+    /// Of those, how many one process may cause: for long, and at once.
+    pub bulk_per_second: usize,
+    pub bulk_burst: usize,
+    /// Names, paths and directories (with a slash at the end) whose opening is reported.
+    pub watch_open: Vec<String>,
+}
+
+/// What rules ask of opens: where programs and shells keep secrets, and what is run at every login.
+const WATCH_OPEN: [&str; 29] = [
+    "/etc/shadow",
+    "/etc/gshadow",
+    "/etc/sudoers",
+    ".bashrc",
+    ".bash_profile",
+    ".bash_logout",
+    ".profile",
+    ".zshrc",
+    ".zshenv",
+    ".zprofile",
+    "key3.db",
+    "key4.db",
+    "logins.json",
+    "Login Data",
+    "Local State",
+    "signons.sqlite",
+    "Cookies",
+    "cookies.sqlite",
+    "credentials.db",
+    "credentials",
+    "access_tokens.db",
+    "accessTokens.json",
+    "azureProfile.json",
+    "known_hosts",
+    "authorized_keys",
+    "id_rsa",
+    "id_ecdsa",
+    "id_ed25519",
+    "KeePass.config.xml",
+];
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Kernel {
+            tier: Tier::default(),
+            ring_bytes: None,
+            scope: Vec::new(),
+            self_check: true,
+            record_bulk: false,
+            bulk_per_second: 1000,
+            bulk_burst: 5000,
+            watch_open: WATCH_OPEN.map(str::to_owned).to_vec(),
+        }
+    }
 }
 
 /// Bounds of what the engine remembers; reaching one evicts the oldest and is counted for the rule.
@@ -96,17 +155,6 @@ impl Default for Rules {
                 .iter()
                 .map(|base| Path::new(base).join("eql-sensor/rules.d"))
                 .collect(),
-        }
-    }
-}
-
-impl Default for Kernel {
-    fn default() -> Self {
-        Kernel {
-            tier: Tier::default(),
-            ring_bytes: None,
-            scope: Vec::new(),
-            self_check: true,
         }
     }
 }
@@ -332,6 +380,36 @@ impl<'t> Reader<'t> {
         if let Some((check, _)) = table.boolean("self_check", &mut self.problems) {
             kernel.self_check = check;
         }
+        if let Some((wanted, _)) = table.boolean("record_bulk", &mut self.problems) {
+            kernel.record_bulk = wanted;
+        }
+        let per_second = &mut kernel.bulk_per_second;
+        self.count(table, "bulk_per_second", 0..=1_000_000, per_second);
+        self.count(table, "bulk_burst", 2..=1_000_000, &mut kernel.bulk_burst);
+        if let Some(watched) = self.watched(table) {
+            kernel.watch_open = watched;
+        }
+    }
+
+    fn watched(&mut self, table: &mut Table<'t>) -> Option<Vec<String>> {
+        let found = table.strings("watch_open", &mut self.problems)?;
+        let mut watched = Vec::with_capacity(found.len());
+        for (text, span) in found {
+            let wrong = match watch_entry(text) {
+                Err(error) => Some(error.to_string()),
+                Ok(_) if watched.len() == WATCHED_MAX => {
+                    Some(format!("there are more than {WATCHED_MAX} of them"))
+                }
+                Ok(_) => None,
+            };
+            if let Some(wrong) = wrong {
+                let message = format!("`{}`: `{text}`: {wrong}", table.name("watch_open"));
+                self.problems.push(self.source.problem(span, message, None));
+            } else {
+                watched.push(text.to_owned());
+            }
+        }
+        Some(watched)
     }
 
     fn ring_bytes(
@@ -635,7 +713,15 @@ mod tests {
             "[kernel]\ntier = \"fast\"\nscope = \"/a\"\ncolour = 1",
             "eql-sensor.toml:2:8: error: `kernel.tier` is \"fast\", must be \"auto\", \"trampolines\" or \"tracepoints\"\n\
              eql-sensor.toml:3:9: error: `kernel.scope` is \"/a\", must be an array of strings\n\
-             eql-sensor.toml:4:1: error: unknown key `kernel.colour`; allowed are kernel.ring_bytes, kernel.scope, kernel.self_check, kernel.tier",
+             eql-sensor.toml:4:1: error: unknown key `kernel.colour`; allowed are kernel.bulk_burst, \
+             kernel.bulk_per_second, kernel.record_bulk, kernel.ring_bytes, kernel.scope, kernel.self_check, kernel.tier, \
+             kernel.watch_open",
+        );
+        check(
+            "[kernel]\nwatch_open = [\"/etc/shadow\", \"etc/x\", \"/\"]\nbulk_burst = 1",
+            "eql-sensor.toml:2:30: error: `kernel.watch_open`: `etc/x`: must be a name, an absolute path, or a directory with a slash at its end\n\
+             eql-sensor.toml:2:39: error: `kernel.watch_open`: `/`: the root directory can not be watched\n\
+             eql-sensor.toml:3:14: error: `kernel.bulk_burst` is 1, must be a whole number from 2 to 1000000",
         );
         check(
             "[output]\nalerts = [\"syslog\", 3]\nqueue_alerts_max = 0\n[rules]\ndirectories = [\"rules\"]",

@@ -6,8 +6,8 @@
 
 use sensor_ebpf::{
     ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileActBody, FileBody, FileEndBody,
-    ForkBody, Header, Kind, MemfdBody, ModuleBody, Part, PartKind, PtraceBody, SessionBody,
-    record_flag,
+    ForkBody, Header, Kind, MemfdBody, ModifyBody, ModuleBody, Part, PartKind, PtraceBody,
+    SessionBody, ThrottleBody, record_flag,
 };
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -38,6 +38,9 @@ pub enum Body<'a> {
     /// The begin of one of [`sensor_ebpf::settings::FILE_ACTS`]; which one is in the header.
     FileAct(FileAct<'a>),
     FileEnd(&'a FileEndBody),
+    Modify(Modify<'a>),
+    Open(File<'a>),
+    Throttle(&'a ThrottleBody),
     /// Only the header fitted ([`sensor_ebpf::record_flag::DEGRADED`]); the kind is in the header.
     Degraded,
 }
@@ -86,6 +89,15 @@ pub struct FileAct<'a> {
     pub old_directory: &'a [u8],
     pub old_path: &'a [u8],
     /// Where the path begins, when that is relative.
+    pub directory: &'a [u8],
+    pub path: &'a [u8],
+}
+
+/// A change to a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Modify<'a> {
+    pub body: &'a ModifyBody,
+    /// Where a relative path of the caller begins; empty when the path is the kernel's.
     pub directory: &'a [u8],
     pub path: &'a [u8],
 }
@@ -219,6 +231,11 @@ fn decode_body<'a>(
             unknown += others;
             Body::Module(Module { body, name })
         }
+        Kind::Throttle => {
+            let (body, rest) = take(rest, "body", total)?;
+            unknown += parts(header, rest, total, |_, _| false)?;
+            Body::Throttle(body)
+        }
         Kind::FileCreate => {
             let (body, rest) = take(rest, "body", total)?;
             let mut file = File { body, path: &[] };
@@ -253,6 +270,20 @@ fn decode_body<'a>(
             unknown += parts(header, rest, total, |_, _| false)?;
             Body::FileEnd(body)
         }
+        Kind::Modify => {
+            let (body, rest) = take(rest, "body", total)?;
+            let (directory, path) = placed(header, rest, total, &mut unknown)?;
+            Body::Modify(Modify {
+                body,
+                directory,
+                path,
+            })
+        }
+        Kind::Open => {
+            let (body, rest) = take(rest, "body", total)?;
+            let (_, path) = placed(header, rest, total, &mut unknown)?;
+            Body::Open(File { body, path })
+        }
         Kind::Exec => {
             let (body, rest) = take(rest, "body", total)?;
             let mut exec = Exec {
@@ -270,6 +301,25 @@ fn decode_body<'a>(
         }
     };
     Ok((body, unknown))
+}
+
+/// The parts of records that may carry a path of the caller's: the directory it begins at, and the path.
+fn placed<'a>(
+    header: &Header,
+    rest: &'a [u8],
+    total: usize,
+    unknown: &mut u16,
+) -> Result<(&'a [u8], &'a [u8]), DecodeError> {
+    let (mut directory, mut path): (&[u8], &[u8]) = (&[], &[]);
+    *unknown += parts(header, rest, total, |kind, bytes| {
+        match kind {
+            k if k == PartKind::WorkingDirectory as u16 => directory = bytes,
+            k if k == PartKind::Path as u16 => path = bytes,
+            _ => return false,
+        }
+        true
+    })?;
+    Ok((directory, path))
 }
 
 impl<'a> Exec<'a> {
@@ -399,7 +449,9 @@ mod tests {
             Kind::Fork => size_of::<ForkBody>(),
             Kind::Exec => size_of::<ExecBody>(),
             Kind::Exit => size_of::<ExitBody>(),
-            Kind::FileCreate => size_of::<FileBody>(),
+            Kind::FileCreate | Kind::Open => size_of::<FileBody>(),
+            Kind::Modify => size_of::<ModifyBody>(),
+            Kind::Throttle => size_of::<ThrottleBody>(),
             Kind::Connect | Kind::Accept | Kind::Close => size_of::<ConnectBody>(),
             Kind::Credentials => size_of::<CredentialsBody>(),
             Kind::Session => size_of::<SessionBody>(),

@@ -21,9 +21,11 @@ use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
 use crate::enrich::users::Users;
-use crate::enrich::{Enricher, host, records};
+use crate::enrich::{Enricher, Watched, host, records};
 use crate::event::{Event, Kinds};
-use crate::kernel::{self, Counters, HookState, Kernel, KindSet, LoadError, Options, RingError};
+use crate::kernel::{
+    self, Bulk, Counters, HookState, Kernel, KindSet, LoadError, Options, RingError,
+};
 use crate::loss::{GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
 use crate::self_check::{self, SelfCheckError};
@@ -185,6 +187,7 @@ impl Pipeline {
         );
         enricher.set_wall_offset(wall_offset_ns());
         enricher.set_environment(Wanted::new(&processes.environment));
+        enricher.set_watched(Watched::new(options.bulk.watched.clone()));
         // Stamped as of the attaching: what the scan found was there before the first record.
         let scanned = enricher.seed(attached_ns, announce_scan);
         let status = Status {
@@ -513,6 +516,16 @@ pub fn options(settings: &config::Kernel) -> Options {
             Tier::Auto => kernel::Tier::Auto,
             Tier::Trampolines => kernel::Tier::Trampolines,
             Tier::Tracepoints => kernel::Tier::Tracepoints,
+        },
+        kinds: if settings.record_bulk {
+            KindSet::all()
+        } else {
+            defaults.kinds
+        },
+        bulk: Bulk {
+            per_second: u32::try_from(settings.bulk_per_second).unwrap_or(u32::MAX),
+            burst: u32::try_from(settings.bulk_burst).unwrap_or(u32::MAX),
+            watched: settings.watch_open.clone(),
         },
         ..defaults
     }

@@ -16,6 +16,8 @@ mod actions;
 mod acts;
 #[path = "live/build.rs"]
 mod build;
+#[path = "live/bulk.rs"]
+mod bulk;
 #[path = "live/chain.rs"]
 mod chain;
 #[path = "live/container.rs"]

@@ -211,6 +211,7 @@ fn own(bytes: &[u8]) -> Seen {
                     .collect(),
             },
         ),
+        other => panic!("a kind that was not asked for: {other:?}"),
     }
 }
 
@@ -241,7 +242,7 @@ fn assert_identity(kernel: &Kernel, received: usize) {
     let counters = kernel.counters().unwrap();
     let mut submitted = 0;
     for (kind, c) in &counters.kinds {
-        let accounted = c.submitted + c.lost_ring_full + c.dropped_self;
+        let accounted = c.submitted + c.lost_ring_full + c.dropped();
         assert_eq!(c.seen, accounted, "{kind:?}: {c:?}");
         assert_eq!(c.read_fault, 0, "{kind:?}: {c:?}");
         submitted += c.submitted;

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// `FMODE_CREATED` of `file.f_mode`: this open made the directory entry.
-const FMODE_CREATED: u32 = 0x10_0000;
+pub(crate) const FMODE_CREATED: u32 = 0x10_0000;
 
 const PATH_MAX: u64 = PATH_LEN_MAX as u64;
 const PATH_AT: u64 = (size_of::<Header>() + size_of::<FileBody>() + size_of::<Part>()) as u64;
@@ -144,7 +144,7 @@ fn file_create_by_syscall(ctx: BtfTracePointContext) -> i32 {
 }
 
 #[inline(always)]
-fn is_open(number: u32) -> bool {
+pub(crate) fn is_open(number: u32) -> bool {
     number == setting!(open_calls[0])
         || number == setting!(open_calls[1])
         || number == setting!(open_calls[2])
@@ -152,7 +152,7 @@ fn is_open(number: u32) -> bool {
 }
 
 #[inline(always)]
-fn is_open_compat(number: u32) -> bool {
+pub(crate) fn is_open_compat(number: u32) -> bool {
     number == setting!(open_calls_compat[0])
         || number == setting!(open_calls_compat[1])
         || number == setting!(open_calls_compat[2])
@@ -162,15 +162,20 @@ fn is_open_compat(number: u32) -> bool {
 /// True when the number is of the table that this call went through: 5 is `open` to a 32-bit program and `fstat` to others.
 #[inline(always)]
 pub(super) fn matches_mode(faults: &mut Faults, task: u64, native: bool, compat: bool) -> bool {
-    if setting!(compat_status) == 0 || offset!(task_thread_status) == u64::from(ABSENT) {
-        return native;
-    }
-    let status = faults.read::<u32>(task, offset!(task_thread_status));
-    if status & setting!(compat_status) != 0 {
+    if is_compat(faults, task) {
         compat
     } else {
         native
     }
+}
+
+/// True when the task is inside a 32-bit system call.
+#[inline(always)]
+pub(crate) fn is_compat(faults: &mut Faults, task: u64) -> bool {
+    if setting!(compat_status) == 0 || offset!(task_thread_status) == u64::from(ABSENT) {
+        return false;
+    }
+    faults.read::<u32>(task, offset!(task_thread_status)) & setting!(compat_status) != 0
 }
 
 /// The file behind a descriptor of the task; 0 when there is none.

@@ -4,14 +4,17 @@
 //! never changes what the kernel does, and touches no other program's scratch.
 
 mod act_record;
+pub(crate) mod bulk;
 pub(crate) mod credentials;
 pub(crate) mod file;
 pub(crate) mod file_act;
 pub(crate) mod file_call;
 pub(crate) mod memfd;
+pub(crate) mod modify;
 pub(crate) mod module;
 pub(crate) mod network;
 pub(crate) mod network_calls;
+pub(crate) mod open;
 pub(crate) mod process;
 pub(crate) mod process_call;
 pub(crate) mod ptrace;

@@ -18,7 +18,7 @@ use super::process::fault_flag;
 use crate::{
     emit::{count, emit},
     globals::{offset, setting},
-    read::{Faults, task},
+    read::{Faults, distinct, task},
 };
 
 const AF_INET: u16 = 2;
@@ -100,9 +100,9 @@ fn connect_by_state(ctx: BtfTracePointContext) -> i32 {
 fn accept(ctx: FExitContext) -> i32 {
     // Two accesses at constant places: the verifier refuses one at a place that was computed.
     let socket = if setting!(accept_parameters) == 4 {
-        returned::<4>(ctx.arg(4))
+        distinct::<4>(ctx.arg(4))
     } else {
-        returned::<2>(ctx.arg(2))
+        distinct::<2>(ctx.arg(2))
     };
     if socket == 0 {
         return 0;
@@ -112,16 +112,6 @@ fn accept(ctx: FExitContext) -> i32 {
         report(&mut faults, Kind::Accept, socket, 0);
     }
     0
-}
-
-/// Keeps the compiler from merging two of these into one access.
-#[inline(always)]
-fn returned<const SLOT: u32>(mut value: u64) -> u64 {
-    // SAFETY: no instruction at all.
-    unsafe {
-        core::arch::asm!("/* {1} {0} */", inout(reg) value, const SLOT, options(pure, nomem, nostack));
-    }
-    value
 }
 
 /// A socket is let go of: first choice.

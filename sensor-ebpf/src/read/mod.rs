@@ -40,6 +40,8 @@ pub(crate) mod helper {
         probe_read_kernel_str = 115 (to: *mut c_void, len: u64, from: u64);
         /// 0, or a negative error when the ring is full.
         ringbuf_output = 130 (ring: *mut c_void, from: *mut c_void, len: u64, flags: u64);
+        /// What the flags ask of a ring; 0 is the bytes nobody has read yet.
+        ringbuf_query = 134 (ring: *mut c_void, flags: u64);
         /// Bytes written, terminating NUL included, or a negative error.
         d_path = 147 (path: *const c_void, to: *mut c_void, len: u64);
     }
@@ -68,6 +70,17 @@ pub(crate) fn clamp<const MAX: u64>(mut value: u64) -> u64 {
 pub(crate) fn opaque(mut value: u64) -> u64 {
     // SAFETY: no instruction at all.
     unsafe { core::arch::asm!("/* {0} */", inout(reg) value, options(pure, nomem, nostack)) };
+    value
+}
+
+/// The value of an argument slot. Keeps the compiler from merging the accesses of two branches into one at a slot that is
+/// computed, which the verifier refuses.
+#[inline(always)]
+pub(crate) fn distinct<const SLOT: u32>(mut value: u64) -> u64 {
+    // SAFETY: no instruction at all.
+    unsafe {
+        core::arch::asm!("/* {1} {0} */", inout(reg) value, const SLOT, options(pure, nomem, nostack));
+    }
     value
 }
 

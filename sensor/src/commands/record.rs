@@ -190,7 +190,7 @@ fn rows(summary: &Summary) -> Vec<Row> {
         submitted: counters.submitted,
         received: summary.received.of(*kind),
         lost: counters.lost_ring_full,
-        dropped: counters.dropped_self,
+        dropped: counters.dropped(),
         degraded: counters.degraded,
         truncated: counters.truncated,
         read_fault: counters.read_fault,
@@ -199,7 +199,7 @@ fn rows(summary: &Summary) -> Vec<Row> {
 }
 
 /// Totals and rows of what was seen by the programs, submitted to the ring, received from it, lost; `seen` is `submitted`,
-/// `lost` and `dropped` (the sensor's own acts) together.
+/// `lost` and `dropped` (the sensor's own acts, and what was held back) together.
 fn report(summary: &Summary) {
     let rows = rows(summary);
     let text = if io::stderr().is_terminal() {

@@ -18,10 +18,12 @@ pub mod environment;
 mod history_tests;
 pub mod host;
 mod image;
+mod modification;
 mod pairing;
 pub mod process_table;
 pub mod procfs;
 pub mod records;
+mod resolve;
 mod scan;
 mod sockets;
 #[cfg(test)]
@@ -40,12 +42,13 @@ use sensor_ebpf::{ConnectBody, ExitBody, ForkBody, Header, record_flag};
 use crate::decode::{self, Body, Exec, Record};
 use crate::event::network::{Direction, Endpoint, Transport};
 use crate::event::{
-    Cgroup, Credentials, Entry, Event, Exit, Facts, File, Gauge, Host, Kind, Leader, Lineage,
-    Marks, Network, Process, Target,
+    Cgroup, Credentials, Entry, Event, Exit, Facts, Gauge, Host, Kind, Leader, Lineage, Marks,
+    Network, Process, Target,
 };
 use capabilities::CapabilityNames;
 use cgroups::Cgroups;
 use host::EntityIds;
+pub use modification::Watched;
 use pairing::Pairing;
 use process_table::{ProcessTable, Source, TableLimits};
 use procfs::Procfs;
@@ -103,6 +106,8 @@ pub struct Enricher {
     pairing: Pairing,
     /// Wall clock minus boot clock.
     wall_offset_ns: i64,
+    /// Of opens, only those of it become events.
+    watched: Watched,
     sequence: u64,
     counters: Counters,
 }
@@ -132,6 +137,7 @@ impl Enricher {
             changes: credentials::Changes::default(),
             pairing: Pairing::default(),
             wall_offset_ns: 0,
+            watched: Watched::default(),
             sequence: 0,
             counters: Counters::default(),
         }
@@ -194,7 +200,13 @@ impl Enricher {
                 }
             }
             Body::FileEnd(end) => self.act_ended(header, Some(end)).into_iter().for_each(made),
+            Body::Modify(modify) => self
+                .modification(header, &modify)
+                .into_iter()
+                .for_each(made),
+            Body::Open(file) => self.opening(header, &file).into_iter().for_each(made),
             Body::Degraded => self.degraded(header).into_iter().for_each(made),
+            Body::Throttle(body) => made(self.throttle(header, body)),
         }
     }
 
@@ -236,8 +248,17 @@ impl Enricher {
                 self.pairing.begin(header, kind, None);
                 return None;
             }
+            Some(sensor_ebpf::Kind::Modify) => self.bare(Kind::Modification, header),
+            Some(sensor_ebpf::Kind::Open) => self.bare(Kind::Open, header),
+            Some(sensor_ebpf::Kind::Throttle) => self.bare(Kind::ThrottleStarted, header),
         };
         Some(event)
+    }
+
+    /// That a process did something, and no more.
+    fn bare(&mut self, kind: Kind, header: &Header) -> Event {
+        let process = self.actor(header);
+        self.stamp(kind, header, process, Target::Process)
     }
 
     fn fork(&mut self, header: &Header, body: &ForkBody) -> Event {
@@ -363,14 +384,8 @@ impl Enricher {
     fn creation(&mut self, header: &Header, file: Option<&decode::File<'_>>) -> Event {
         let process = self.actor(header);
         let target = file.map_or(Target::Process, |file| {
-            let path = file.path.strip_suffix(b"\0").unwrap_or(file.path);
-            Target::File(File::new(
-                String::from_utf8_lossy(path).into_owned().into_boxed_str(),
-                file.body.inode,
-                file.body.mode,
-                self.users.user(file.body.uid),
-                self.users.group(file.body.gid),
-            ))
+            let body = file.body;
+            Target::File(self.file(file.path, body.inode, body.mode, body.uid, body.gid))
         });
         self.stamp(Kind::Creation, header, process, target)
     }

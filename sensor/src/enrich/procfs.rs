@@ -147,7 +147,12 @@ impl Procfs {
             .unwrap_or_default()
     }
 
-    fn path(&self, pid: u32, name: &str) -> PathBuf {
+    /// A file about this very process.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.root.join("self").join(name)
+    }
+
+    pub(super) fn path(&self, pid: u32, name: &str) -> PathBuf {
         let mut path = self.root.join(pid.to_string());
         path.push(name);
         path

@@ -41,6 +41,12 @@ pub const fn events_of(record: Record) -> Kinds {
         Record::Memfd => Kinds::NONE.with(Kind::MemfdCreate),
         Record::Ptrace => Kinds::NONE.with(Kind::Ptrace),
         Record::Module => Kinds::NONE.with(Kind::LoadModule),
+        Record::Modify => Kinds::NONE.with(Kind::Modification),
+        Record::Open => Kinds::NONE.with(Kind::Open),
+        // Has no hooks of its own.
+        Record::Throttle => Kinds::NONE
+            .with(Kind::ThrottleStarted)
+            .with(Kind::ThrottleEnded),
     }
 }
 

@@ -20,6 +20,30 @@ pub struct File {
     pub path_from_user: bool,
     /// The act came about; false where nobody can know, because the record that says so was lost.
     pub confirmed: bool,
+    /// What was done to it, for a modification.
+    pub change: Option<Change>,
+}
+
+/// How a file was modified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Write,
+    Truncate,
+    Mode,
+    Owner,
+}
+
+impl Change {
+    /// `file.Ext.modification`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Change::Write => "write",
+            Change::Truncate => "truncate",
+            Change::Mode => "chmod",
+            Change::Owner => "chown",
+        }
+    }
 }
 
 /// What the inode of a file says.
@@ -105,6 +129,7 @@ impl File {
             mode,
             path_from_user: false,
             confirmed: true,
+            change: None,
         }
     }
 

@@ -238,6 +238,14 @@ kinds! {
     MakeDirectory = "mkdir" File ["file"] [] "file";
     /// A pipe, a socket or a device.
     MakeNode = "mknod" File ["file"] [] "file";
+    /// A file that was there changed; once for each open that changes its contents.
+    Modification = "modification" File ["file"] ["change"] "file";
+    /// A watched file was opened.
+    Open = "open" File ["file"] ["access"] "file";
+    /// Modifications and opens of a process are left out from here on: it makes too many.
+    ThrottleStarted = "throttle_started" Process ["host"] ["info"] "sensor";
+    /// They are reported again.
+    ThrottleEnded = "throttle_ended" Process ["host"] ["info"] "sensor";
     ConnectionAttempted = "connection_attempted" Network ["network"] ["start"] "network";
     ConnectionAccepted = "connection_accepted" Network ["network"] ["start"] "network";
     /// A program let go of a connection; what the other side does is not reported.
@@ -338,6 +346,8 @@ pub enum Target {
     Memfd(Memfd),
     Traced(Traced),
     Module(Module),
+    /// Records of the process were left out: so many.
+    Dropped(u64),
 }
 
 /// How a process ended.
@@ -440,6 +450,14 @@ impl Event {
     pub fn module(&self) -> Option<&Module> {
         match &self.target {
             Target::Module(module) => Some(module),
+            _ => None,
+        }
+    }
+
+    #[must_use]
+    pub fn dropped(&self) -> Option<u64> {
+        match self.target {
+            Target::Dropped(count) => Some(count),
             _ => None,
         }
     }

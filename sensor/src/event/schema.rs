@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::file::{Inode, PathText};
+use super::file::{Change, Inode, PathText};
 use super::process::{Facts, Image, Leader};
 use super::{Account, Container, Event, File, Kind, Kinds, Network, Value, Values};
 
@@ -66,6 +66,8 @@ pub fn field(path: &str) -> Option<&'static FieldRow> {
 
 const PROCESS_AND_NETWORK: Kinds = Kinds::PROCESS.and(Kinds::NETWORK);
 const END: Kinds = Kinds::NONE.with(Kind::End);
+const MODIFICATION: Kinds = Kinds::NONE.with(Kind::Modification);
+const THROTTLE_END: Kinds = Kinds::NONE.with(Kind::ThrottleEnded);
 const MEMFD: Kinds = Kinds::NONE.with(Kind::MemfdCreate);
 const PTRACE: Kinds = Kinds::NONE.with(Kind::Ptrace);
 const MODULE: Kinds = Kinds::NONE.with(Kind::LoadModule);
@@ -129,11 +131,12 @@ pub static FIELDS: &[FieldRow] = &[
     row("event.outcome", FieldType::Keyword, Kinds::ALL, "`success`: only acts that succeeded are reported; `unknown` where the record that would say so was lost", |e| fixed(if e.confirmed() { "success" } else { "unknown" })),
     row("event.sequence", FieldType::Number, Kinds::ALL, "position in this run of the sensor, from 1", |e| int(e.sequence)),
     row("event.type", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| Values::Static(e.kind.types())).array(),
+    row("file.Ext.modification", FieldType::Keyword, MODIFICATION, "what was done: `write` (the first of an open), `truncate`, `chmod` or `chown`", |e| maybe(file(e).and_then(|f| f.change).map(Change::name))),
     row("file.Ext.original.directory", FieldType::Keyword, RENAME, "`file.Ext.original.path` without its last component", |e| maybe(original(e).and_then(PathText::directory))),
     row("file.Ext.original.extension", FieldType::Keyword, RENAME, "what follows the last dot of `file.Ext.original.name`; absent without a dot", |e| maybe(original(e).and_then(PathText::extension))),
     row("file.Ext.original.name", FieldType::Keyword, RENAME, "last component of `file.Ext.original.path`", |e| maybe(original(e).and_then(PathText::name))),
     row("file.Ext.original.path", FieldType::Keyword, RENAME, "path before the rename as the acting process saw it", |e| maybe(original(e).and_then(PathText::path))),
-    row("file.Ext.path_from_user", FieldType::Boolean, ACTS, "true when the path is as the caller wrote it, made absolute but with symbolic links not followed: where function hooks are refused", |e| boolean(file(e).map(|f| f.path_from_user).filter(|from_user| *from_user))),
+    row("file.Ext.path_from_user", FieldType::Boolean, ACTS.with(Kind::Modification), "true when the path is as the caller wrote it, made absolute but with symbolic links not followed: where function hooks are refused", |e| boolean(file(e).map(|f| f.path_from_user).filter(|from_user| *from_user))),
     row("file.directory", FieldType::Keyword, Kinds::FILE, "`file.path` without its last component", |e| maybe(file(e).and_then(File::directory))),
     row("file.extension", FieldType::Keyword, Kinds::FILE, "what follows the last dot of `file.name`; absent without a dot", |e| maybe(file(e).and_then(File::extension))),
     row("file.gid", FieldType::Keyword, Kinds::FILE, "group of the inode", |e| maybe(inode(e).map(|i| i.group.id.as_str()))),
@@ -251,6 +254,7 @@ pub static FIELDS: &[FieldRow] = &[
     row("process.user.name", FieldType::Keyword, Kinds::ALL, "name of `process.user.id` in the password file", |e| account_name(Some(&e.user))),
     row("process.vpid", FieldType::Number, Kinds::PROCESS, "pid in the process's own pid namespace", |e| number(facts(e).namespace_pid)),
     row("process.working_directory", FieldType::Keyword, Kinds::ALL, "working directory at exec", |e| maybe(image(e).working_directory.as_deref())),
+    row("sensor.dropped", FieldType::Number, THROTTLE_END, "records of this process left out since `throttle_started`", |e| e.dropped().map_or(Values::Missing, int)),
     row("source.address", FieldType::Keyword, Kinds::NETWORK, "`source.ip` as text", |e| maybe(network(e).and_then(|n| n.source.address()))),
     row("source.ip", FieldType::Ip, Kinds::NETWORK, "address connected from, on `connection_accepted` the peer's; absent while the kernel has not chosen it", |e| ip(network(e).and_then(|n| n.source.ip))),
     row("source.port", FieldType::Number, Kinds::NETWORK, "port connected from, on `connection_accepted` the peer's; absent while the kernel has not chosen it", |e| number(network(e).and_then(|n| n.source.port))),

@@ -10,17 +10,18 @@ use std::{fs, io, os::fd::AsRawFd};
 
 use aya::{
     Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
-    maps::{Array, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError, ProgramFd},
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use sensor_ebpf::{
     Kind,
-    settings::{Count, FILE_ACTS},
+    settings::{Count, FILE_ACTS, WATCH_NAME_LEN},
 };
 use zerocopy::IntoBytes;
 
+use crate::config::{WatchError, watch_entry};
 pub use verify::{Verdict, Verified, verify};
 
 use super::{
@@ -63,6 +64,12 @@ pub enum LoadError {
         name: &'static str,
         #[source]
         cause: MapError,
+    },
+    #[error("cannot watch `{watched}`")]
+    Watch {
+        watched: String,
+        #[source]
+        cause: WatchError,
     },
     #[error("cannot read what the kernel programs log")]
     Diagnostics(#[source] aya_log::Error),
@@ -125,6 +132,34 @@ const fn call_end(kind: Kind) -> Entry {
         blind_to: &[],
     }
 }
+
+const fn entry(
+    name: &'static str,
+    kind: Kind,
+    hook: Hook,
+    blind_to: &'static [&'static str],
+) -> Entry {
+    Entry {
+        name,
+        kind,
+        hook,
+        blind_to,
+    }
+}
+
+/// Modifications that no hook sees, and besides them those that system calls do not tell.
+const UNMODIFIED: &[&str] = &[
+    "writes through a memory mapping",
+    "contents shared between files by a clone",
+    "the kernel's own file systems, such as /proc and /sys",
+];
+const UNMODIFIED_BY_CALL: &[&str] = &[
+    UNMODIFIED[0],
+    UNMODIFIED[1],
+    UNMODIFIED[2],
+    "changes through io_uring, or by the kernel itself",
+    "where a path of the caller leads, when another thread changes it meanwhile",
+];
 
 /// Grouped by kind; within a kind trampolines come first, and either all of them or the tracepoints are attached.
 static PROGRAMS: &[Entry] = &[
@@ -312,6 +347,63 @@ static PROGRAMS: &[Entry] = &[
         hook: Hook::Tracepoint("module_load"),
         blind_to: &[],
     },
+    entry(
+        "file_write",
+        Kind::Modify,
+        Hook::Return("generic_write_checks"),
+        UNMODIFIED,
+    ),
+    entry(
+        "file_write_open",
+        Kind::Modify,
+        Hook::Return("security_file_open"),
+        &[],
+    ),
+    entry(
+        "file_truncate",
+        Kind::Modify,
+        Hook::Return("do_truncate"),
+        &[],
+    ),
+    entry(
+        "path_truncate",
+        Kind::Modify,
+        Hook::Return("vfs_truncate"),
+        &[],
+    ),
+    entry(
+        "file_chmod",
+        Kind::Modify,
+        Hook::Return("chmod_common"),
+        &[],
+    ),
+    entry(
+        "file_chown",
+        Kind::Modify,
+        Hook::Return("chown_common"),
+        &[],
+    ),
+    entry(
+        "file_modify_by_syscall",
+        Kind::Modify,
+        Hook::Tracepoint("sys_exit"),
+        UNMODIFIED_BY_CALL,
+    ),
+    entry(
+        "file_open",
+        Kind::Open,
+        Hook::Return("security_file_open"),
+        &["other names of a watched file"],
+    ),
+    entry(
+        "file_open_by_syscall",
+        Kind::Open,
+        Hook::Tracepoint("sys_exit"),
+        &[
+            "other names of a watched file",
+            "files opened through io_uring, or by the kernel itself",
+        ],
+    ),
 ];
 
 /// Maps with one buffer per possible processor.
@@ -331,6 +423,21 @@ static SCRATCH: &[&str] = &[
     "FILE_CALL_ENTER_SCRATCH",
     "FILE_CALL_EXIT_SCRATCH",
 ];
+
+/// The same for kinds that come in masses: tiny unless they are wanted.
+static BULK_SCRATCH: &[&str] = &[
+    "FILE_WRITE_SCRATCH",
+    "FILE_TRUNCATE_SCRATCH",
+    "PATH_TRUNCATE_SCRATCH",
+    "FILE_CHMOD_SCRATCH",
+    "FILE_CHOWN_SCRATCH",
+    "MODIFY_SYSCALL_SCRATCH",
+    "WATCHED_OPEN_SCRATCH",
+    "OPEN_SYSCALL_SCRATCH",
+];
+
+/// Entries of the tables that only those kinds use, when they are not wanted.
+const BULK_ENTRIES_MIN: u32 = 64;
 
 /// Programs attached, and the ring they write to. Dropping it detaches them.
 pub struct Kernel {
@@ -361,6 +468,9 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     }
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
     let mut ebpf = load_object(options, &support, &kernel_btf)?;
+    if options.kinds.contains(Kind::Open) {
+        watch(&mut ebpf, &options.bulk.watched)?;
+    }
     let mut attaching = Attaching {
         ebpf: &mut ebpf,
         btf: &support.btf,
@@ -512,6 +622,8 @@ fn add(counters: &mut KindCounters, row: &[u64; Count::SLOTS]) {
     counters.read_fault += of(Count::ReadFault);
     counters.scratch_busy += of(Count::ScratchBusy);
     counters.dropped_self += of(Count::DroppedSelf);
+    counters.dropped_headroom += of(Count::DroppedHeadroom);
+    counters.dropped_throttled += of(Count::DroppedThrottled);
 }
 
 /// One number of a descriptor's `/proc/self/fdinfo`.
@@ -550,15 +662,42 @@ fn load_object(
     for scratch in SCRATCH {
         loader.map_max_entries(scratch, cpus);
     }
+    if options.kinds.has_bulk() {
+        for scratch in BULK_SCRATCH {
+            loader.map_max_entries(scratch, cpus);
+        }
+    } else {
+        for table in ["REPORTED", "BUCKETS", "WATCHED"] {
+            loader.map_max_entries(table, BULK_ENTRIES_MIN);
+        }
+    }
     loader
         .override_global(aya_log::LEVEL, &level, true)
         .btf(Some(kernel_btf))
         .verifier_log_level(VerifierLogLevel::STATS)
         .override_global("OFFSETS", support.offsets.as_slice(), true)
         .override_global("SETTINGS", support.settings.as_bytes(), true)
+        .override_global("BULK", support.bulk.as_bytes(), true)
         .map_max_entries("RING", options.ring_bytes)
         .load(&object)
         .map_err(object_error)
+}
+
+/// Tells the kernel the names of what is watched.
+fn watch(ebpf: &mut Ebpf, watched: &[String]) -> Result<(), LoadError> {
+    const NAME: &str = "WATCHED";
+    let failed = |cause| LoadError::Map { name: NAME, cause };
+    let map = ebpf.map_mut(NAME).ok_or(LoadError::NotInObject(NAME))?;
+    let mut map = HashMap::<_, [u8; WATCH_NAME_LEN], u32>::try_from(map).map_err(failed)?;
+    for path in watched {
+        let (key, kind) = watch_entry(path).map_err(|cause| LoadError::Watch {
+            watched: path.clone(),
+            cause,
+        })?;
+        let before = map.get(&key, 0).unwrap_or(0);
+        map.insert(key, before | kind, 0).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Names the missing capability where that is what it was.

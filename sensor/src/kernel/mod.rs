@@ -4,6 +4,7 @@
 //! looks inside a record.
 
 pub mod btf;
+mod bulk;
 mod calls;
 mod load;
 mod ring;
@@ -11,6 +12,7 @@ mod support;
 
 use std::path::PathBuf;
 
+pub use bulk::Bulk;
 pub use load::{
     Kernel, LoadError, Verdict, Verified, has_object, is_always_wanted, is_required, load, verify,
 };
@@ -31,6 +33,22 @@ impl KindSet {
             .iter()
             .copied()
             .fold(KindSet::EMPTY, KindSet::with)
+    }
+
+    /// Every kind but those that come in masses.
+    pub fn usual() -> KindSet {
+        Kind::ALL
+            .iter()
+            .copied()
+            .filter(|kind| !kind.is_bulk())
+            .fold(KindSet::EMPTY, KindSet::with)
+    }
+
+    /// True when some kind that comes in masses is among them.
+    pub fn has_bulk(self) -> bool {
+        Kind::ALL
+            .iter()
+            .any(|kind| kind.is_bulk() && self.contains(*kind))
     }
 
     #[must_use]
@@ -73,6 +91,8 @@ pub struct Options {
     pub kinds: KindSet,
     /// Have execs carry their environment; off, it costs nothing.
     pub environment: bool,
+    /// For the kinds that come in masses.
+    pub bulk: Bulk,
     /// Leave out file and network records of this very process; they are counted.
     pub own_tgid_excluded: bool,
     /// Pass on what the kernel programs have to say of single records (refused reads, busy scratch) through the `log` facade.
@@ -86,8 +106,9 @@ impl Default for Options {
             scope: Vec::new(),
             ring_bytes: default_ring_bytes(),
             tier: Tier::Auto,
-            kinds: KindSet::all(),
             environment: false,
+            kinds: KindSet::usual(),
+            bulk: Bulk::default(),
             own_tgid_excluded: true,
             diagnostics: false,
         }
@@ -122,7 +143,7 @@ pub enum HookState {
 
 /// What the kernel programs counted for one record kind since they were loaded.
 ///
-/// When all is quiet, `seen = submitted + lost_ring_full + dropped_self`.
+/// When all is quiet, `seen` is the sum of `submitted`, `lost_ring_full` and [`KindCounters::dropped`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindCounters {
     /// It happened, inside the scope.
@@ -141,6 +162,17 @@ pub struct KindCounters {
     pub scratch_busy: u64,
     /// The sensor's own act, left out on purpose.
     pub dropped_self: u64,
+    /// Left out while the ring was nearly full; only kinds that come in masses.
+    pub dropped_headroom: u64,
+    /// Left out since their process made too many; only kinds that come in masses.
+    pub dropped_throttled: u64,
+}
+
+impl KindCounters {
+    /// Left out on purpose, for whatever reason.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_self + self.dropped_headroom + self.dropped_throttled
+    }
 }
 
 impl KindCounters {

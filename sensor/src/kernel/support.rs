@@ -9,14 +9,15 @@ use rustix::fs::statfs;
 use sensor_ebpf::{
     ABI, Kind,
     settings::{
-        ABSENT, ActSlots, CALL_WORDS, FILE_ACTS, Member, NO_SYSCALL, Offsets, SCOPES_MAX, Settings,
+        ABSENT, ActSlots, BulkSettings, CALL_WORDS, FILE_ACTS, Member, NO_SYSCALL, Offsets,
+        SCOPES_MAX, Settings,
     },
 };
 
 use super::{
     Options,
     btf::{Btf, BtfError},
-    calls,
+    bulk, calls,
 };
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -71,6 +72,7 @@ pub(super) struct Support {
     /// The bytes of [`Offsets`].
     pub(super) offsets: Vec<u8>,
     pub(super) settings: Settings,
+    pub(super) bulk: BulkSettings,
 }
 
 impl Support {
@@ -83,10 +85,12 @@ impl Support {
         let btf = Btf::parse(fs::read(VMLINUX).map_err(SupportError::NoBtf)?)?;
         let offsets = offsets(&btf)?;
         let settings = settings(&btf, options)?;
+        let bulk = bulk::settings(&btf, options)?;
         Ok(Support {
             btf,
             offsets,
             settings,
+            bulk,
         })
     }
 }

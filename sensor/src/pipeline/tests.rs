@@ -6,10 +6,12 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use sensor_ebpf::{ExecBody, ExitBody, Header, Kind as RecordKind, record_flag};
+use sensor_ebpf::{
+    ExecBody, ExitBody, Header, Kind as RecordKind, ModifyBody, ThrottleBody, record_flag,
+};
 
 use super::Fault;
-use crate::decode::{Body, FileAct};
+use crate::decode::{self, Body, FileAct};
 use crate::enrich::Enricher;
 use crate::enrich::cgroups::Cgroups;
 use crate::enrich::environment::Wanted;
@@ -240,13 +242,44 @@ proptest! {
         let mut parent: Key = (1, 1);
         for (life, pid) in lives.iter().zip(2_u32..) {
             let child: Key = (pid, u64::from(pid) * 1_000_000_007);
-            for event in live(&mut enricher, life, child, parent) {
+            let mut events = live(&mut enricher, life, child, parent);
+            events.extend(in_masses(&mut enricher, child, &life.path));
+            for event in events {
                 let carried = check(&event, &table, &mut reader)?;
                 prop_assert!(carried > 20, "{carried} fields");
             }
             parent = child;
         }
     }
+}
+
+/// A modification, and the end of a throttle.
+fn in_masses(enricher: &mut Enricher, key: Key, path: &[u8]) -> Vec<Event> {
+    let body = ModifyBody {
+        inode: 9,
+        dev: 1,
+        mode: 0o100_644,
+        uid: 0,
+        gid: 0,
+        change: sensor_ebpf::change::WRITE,
+        no_follow: 0,
+    };
+    let modify = decode::Modify {
+        body: &body,
+        directory: b"",
+        path,
+    };
+    let throttle = ThrottleBody {
+        dropped: 7,
+        on: 0,
+        reserved: 0,
+    };
+    let modify = Body::Modify(modify);
+    let throttle = Body::Throttle(&throttle);
+    vec![
+        enricher.feed(&header(RecordKind::Modify, 9, key), modify),
+        enricher.feed(&header(RecordKind::Throttle, 9, key), throttle),
+    ]
 }
 
 #[test]
@@ -283,6 +316,7 @@ fn every_field_is_carried_by_some_event() {
         reserved: 0,
     };
     events.push(enricher.feed(&flagged, Body::Exit(&body)));
+    events.extend(in_masses(&mut enricher, (30, 3_000_000_000), b"/tmp/a"));
     let missing: Vec<&str> = FIELDS
         .iter()
         .filter(|row| {
