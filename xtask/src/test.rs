@@ -133,6 +133,22 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
             },
         );
     }
+    if options.all {
+        // Where tasks take each other's place even inside a kernel program.
+        let parameters = ["preempt=full".to_owned()];
+        let plan = Plan {
+            filter: Some("storm"),
+            parameters: &parameters,
+            ..Plan::all(&artifacts.tests, Tier::Both)
+        };
+        steps.run("storms, guest 6.12, preempt=full", || {
+            let kernel = Kernel::named("6.12")?;
+            match guest_obstacle(root, kernel) {
+                Some(obstacle) => Ok(Outcome::Missing(obstacle)),
+                None => live::in_guest(root, kernel, &plan).map(Outcome::Ran),
+            }
+        });
+    }
     steps.check("demo", || demo::with(root, &artifacts.sensor));
 }
 

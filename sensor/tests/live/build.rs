@@ -28,6 +28,8 @@ type Act = (u64, String);
 struct Story {
     execs: Vec<Act>,
     creations: Vec<Act>,
+    renames: Vec<Act>,
+    deletions: Vec<Act>,
 }
 
 #[test]
@@ -39,6 +41,12 @@ fn a_build_is_what_strace_shows() {
     for tier in tiers() {
         let scope = Scope::new("build");
         let source = unpack(&scope, Path::new(&archive));
+        // The project's own rules rename nothing; what is built is put aside, as an installation does.
+        let rules = format!(
+            "include Makefile\nstaged: {}\n\tfor o in *.o; do mv $$o built-$$o; done\n",
+            targets.join(" ")
+        );
+        fs::write(source.join("GNUmakefile"), rules).unwrap();
         let temporary = scope.folder().join("tmp");
         fs::create_dir(&temporary).unwrap();
         let trace = scope.folder().join("trace");
@@ -47,8 +55,7 @@ fn a_build_is_what_strace_shows() {
         let daemon = Daemon::record(&scope, &tier, &["--ring-bytes", "33554432"]);
         let mut arguments = vec!["strace", "-f", "-y", "-s", "65536", "-e", CALLS];
         arguments.extend(["-e", "signal=none", "-o", trace.to_str().unwrap()]);
-        arguments.extend(["make", "-j2", "MYCFLAGS=-O0"]);
-        arguments.extend(targets);
+        arguments.extend(["make", "-j2", "MYCFLAGS=-O0", "staged"]);
         let output = scope
             .command(&arguments)
             .current_dir(&source)
@@ -76,23 +83,37 @@ fn a_build_is_what_strace_shows() {
                 let arguments = at(event, "process.args").as_array().unwrap();
                 let arguments: Vec<_> = arguments.iter().map(|one| one.as_str().unwrap()).collect();
                 recorded.execs.push((pid, arguments.join(SEPARATOR)));
-            } else if is(event, "file", "creation") {
-                recorded
-                    .creations
-                    .push((pid, text(event, "file.path").to_owned()));
+                continue;
+            }
+            let path = text(event, "file.path").to_owned();
+            if is(event, "file", "creation") {
+                recorded.creations.push((pid, path));
+            } else if is(event, "file", "deletion") {
+                recorded.deletions.push((pid, path));
+            } else if is(event, "file", "rename") {
+                let from = text(event, "file.Ext.original.path");
+                recorded.renames.push((pid, [from, &path].join(SEPARATOR)));
             }
         }
         println!(
-            "{tier}: {} execs and {} creations",
+            "{tier}: {} execs, {} creations, {} renames, {} deletions",
             recorded.execs.len(),
-            recorded.creations.len()
+            recorded.creations.len(),
+            recorded.renames.len(),
+            recorded.deletions.len()
         );
         assert!(
             recorded.execs.len() > targets.len() * 3,
             "{tier}: too few to mean anything"
         );
+        assert!(
+            !recorded.renames.is_empty() && !recorded.deletions.is_empty(),
+            "{tier}: {recorded:?}"
+        );
         assert_same(&tier, "execs", recorded.execs, shown.execs);
         assert_same(&tier, "creations", recorded.creations, shown.creations);
+        assert_same(&tier, "renames", recorded.renames, shown.renames);
+        assert_same(&tier, "deletions", recorded.deletions, shown.deletions);
     }
 }
 
@@ -228,13 +249,17 @@ impl Tracer {
                 }
             }
             "unlink" | "unlinkat" => {
-                let path = self.path(&strings[0]);
-                self.files.remove(path.to_str().unwrap());
+                let path = self.path(&strings[0]).to_str().unwrap().to_owned();
+                self.files.remove(&path);
+                self.story.deletions.push((pid, path));
             }
             "rename" | "renameat" | "renameat2" => {
-                let [from, to] = [&strings[0], &strings[1]].map(|name| self.path(name));
-                self.files.remove(from.to_str().unwrap());
-                self.files.insert(to.to_str().unwrap().to_owned());
+                let [from, to] = [&strings[0], &strings[1]]
+                    .map(|name| self.path(name).to_str().unwrap().to_owned());
+                let act = [from.as_str(), &to].join(SEPARATOR);
+                self.story.renames.push((pid, act));
+                self.files.remove(&from);
+                self.files.insert(to);
             }
             "chdir" => assert_eq!(self.path(&strings[0]), self.folder, "{call}"),
             other => panic!("{other} moves what relative names mean, or was not expected: {call}"),
