@@ -253,6 +253,9 @@ impl ActSlots {
     };
 }
 
+/// Bytes of a process's name that the kernel programs look at, its terminating zero included.
+pub const NAME_KEY_LEN: usize = 16;
+
 /// Filters and facts that are not member offsets.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
@@ -304,7 +307,8 @@ pub struct Settings {
     pub environment: u32,
     /// Parameters of `hugetlb_file_setup`, likewise; 0 where there is no such function.
     pub hugetlb_file_setup_parameters: u32,
-    pub reserved: u32,
+    /// Record kinds, a bit by number, that are only wanted of processes with certain names; 0 costs nothing.
+    pub named_kinds: u32,
     /// Non-zero when `vfs_rename` takes one `struct renamedata`.
     pub rename_by_struct: u32,
     /// One for each of [`FILE_ACTS`].
@@ -344,7 +348,7 @@ impl Settings {
         socketcall_compat: NO_SYSCALL,
         environment: 0,
         hugetlb_file_setup_parameters: 0,
-        reserved: 0,
+        named_kinds: 0,
         rename_by_struct: 0,
         acts: [ActSlots::UNSET; FILE_ACTS.len()],
         call_arguments: [0; 16],
@@ -456,6 +460,8 @@ pub enum Count {
     DroppedHeadroom = 8,
     /// A bulk record of a process that makes too many.
     DroppedThrottled = 9,
+    /// The act of a process whose acts of this kind nothing asks for.
+    DroppedUnwanted = 10,
 }
 
 impl Count {

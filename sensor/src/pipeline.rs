@@ -24,10 +24,11 @@ use crate::enrich::users::Users;
 use crate::enrich::{Enricher, Watched, host, records};
 use crate::event::{Event, Kinds};
 use crate::kernel::{
-    self, Bulk, Counters, HookState, Kernel, KindSet, LoadError, Options, RingError,
+    self, Bulk, Counters, HookState, Kernel, KindSet, LoadError, NamedKinds, Options, RingError,
 };
 use crate::loss::{GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
+use crate::rule::{self, Actors, Rule};
 use crate::self_check::{self, SelfCheckError};
 
 /// Between two looks at the kernel's counters and at the clocks.
@@ -175,7 +176,9 @@ impl Pipeline {
         let mut kernel = kernel::load(&options)?;
         let mut checked = self_check::Outcome::default();
         if check {
+            kernel.want_own_name(true)?;
             checked = self_check::run(&mut kernel)?;
+            kernel.want_own_name(false)?;
             log_check(&checked);
         }
         let host = Arc::new(host::this_host(state_directory().as_deref()));
@@ -539,6 +542,25 @@ pub fn records_for(events: Kinds) -> KindSet {
         .copied()
         .filter(|record| records::events_of(*record).intersects(events))
         .fold(KindSet::EMPTY, KindSet::with)
+}
+
+/// File and network kinds that rules want of certain processes alone.
+#[must_use]
+pub fn named_for(rules: &[Arc<Rule>]) -> NamedKinds {
+    let mut named = NamedKinds::default();
+    for record in sensor_ebpf::Kind::ALL.iter().copied() {
+        let events = records::events_of(record);
+        if events.intersects(Kinds::PROCESS) {
+            continue;
+        }
+        let actors = rules.iter().fold(Actors::NOBODY, |all, rule| {
+            all.or(rule::actors(&rule.query, events))
+        });
+        if let Actors::Named(names) = actors {
+            named.narrow(record, names.iter().map(|name| &**name));
+        }
+    }
+    named
 }
 
 /// The request to end: SIGTERM or SIGINT.

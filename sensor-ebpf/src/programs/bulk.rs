@@ -14,7 +14,7 @@ use sensor_ebpf::{
 use super::{
     pad,
     process::{degraded, fault_flag},
-    release, take, write_part,
+    release, take, wanted, write_part,
 };
 use crate::{
     emit::{count, emit},
@@ -61,12 +61,10 @@ pub(crate) struct Bucket {
 /// True when a record of a bulk kind may be sent for `task`. A refusal is counted.
 #[inline(always)]
 pub(crate) fn admit(kind: Kind, task: u64) -> bool {
-    if !task::in_scope(task) {
+    if !wanted(kind, task) {
         return false;
     }
-    let refused = if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
-        Count::DroppedSelf
-    } else if ring_fill() > bulk_setting!(fill_max) {
+    let refused = if ring_fill() > bulk_setting!(fill_max) {
         Count::DroppedHeadroom
     } else if is_throttled(task) {
         Count::DroppedThrottled

@@ -25,10 +25,11 @@ use sensor_ebpf::{Kind, Part, settings::Count};
 use crate::{
     emit::count,
     globals::setting,
+    interest,
     read::{clamp, task},
 };
 
-/// True when an act of `task`, the one that runs now, is inside the scope and not the sensor's own.
+/// True when an act of `task`, the one that runs now, is inside the scope, not the sensor's own, and something asks for it.
 #[inline(always)]
 pub(crate) fn wanted(kind: Kind, task: u64) -> bool {
     if !task::in_scope(task) {
@@ -37,6 +38,11 @@ pub(crate) fn wanted(kind: Kind, task: u64) -> bool {
     if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
         count(kind, Count::Seen);
         count(kind, Count::DroppedSelf);
+        return false;
+    }
+    if !interest::wants(kind) {
+        count(kind, Count::Seen);
+        count(kind, Count::DroppedUnwanted);
         return false;
     }
     true

@@ -18,6 +18,7 @@ use super::process::fault_flag;
 use crate::{
     emit::{count, emit},
     globals::{offset, setting},
+    interest,
     read::{Faults, distinct, task},
 };
 
@@ -221,6 +222,11 @@ pub(super) fn report(faults: &mut Faults, kind: Kind, socket: u64, detail: u32) 
     if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
         count(kind, Count::Seen);
         count(kind, Count::DroppedSelf);
+        return;
+    }
+    if !interest::wants(kind) {
+        count(kind, Count::Seen);
+        count(kind, Count::DroppedUnwanted);
         return;
     }
     let mut record = MaybeUninit::<(Header, ConnectBody)>::uninit();

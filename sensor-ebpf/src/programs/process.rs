@@ -14,6 +14,7 @@ use super::{pad, release, take, write_part};
 use crate::{
     emit::{emit, emit_degraded},
     globals::{EXEC_SCRATCH, offset, setting},
+    interest,
     read::{
         Faults, clamp, helper, opaque,
         path::{self, Place, Walk},
@@ -63,7 +64,11 @@ fn process_fork(ctx: BtfTracePointContext) -> i32 {
     let child: u64 = ctx.arg(1);
     let mut faults = Faults::NONE;
     let tgid = faults.read::<u32>(child, offset!(task_tgid));
-    if tgid != faults.read::<u32>(child, offset!(task_pid)) || !task::in_scope(child) {
+    if tgid != faults.read::<u32>(child, offset!(task_pid)) {
+        return 0;
+    }
+    interest::on_fork(tgid);
+    if !task::in_scope(child) {
         return 0;
     }
     let mut record = MaybeUninit::<(Header, ForkBody)>::uninit();
@@ -104,7 +109,11 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
     } else {
         faults.read::<u32>(signal, offset!(signal_live)) == 0
     };
-    if !last || !task::in_scope(task) {
+    if !last {
+        return 0;
+    }
+    interest::on_exit(task::current_tgid());
+    if !task::in_scope(task) {
         return 0;
     }
     let mut record = MaybeUninit::<(Header, ExitBody)>::uninit();
@@ -136,6 +145,7 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let task: u64 = ctx.arg(0);
+    interest::on_exec(task, ctx.arg(2));
     if !task::in_scope(task) {
         return 0;
     }

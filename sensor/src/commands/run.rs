@@ -51,6 +51,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         let interest = interest(&matching.rules);
         let options = Options {
             kinds: pipeline::records_for(interest),
+            named: pipeline::named_for(&matching.rules),
             ..pipeline::options(&config.kernel)
         };
         let announce_scan = options.scope.is_empty() && interest.contains(Kind::AlreadyRunning);
@@ -163,6 +164,7 @@ impl Matching {
         tracing::info!(
             events = summary.enrich.events,
             lost = summary.kernel.lost(),
+            left_out = summary.kernel.unwanted(),
             alerts,
             evicted,
             "ended"

@@ -25,8 +25,9 @@ use crate::config::{WatchError, watch_entry};
 pub use verify::{Verdict, Verified, verify};
 
 use super::{
-    Counters, HookReport, HookState, KindCounters, Options, RingError, Tier,
+    Counters, HookReport, HookState, KindCounters, NamedKinds, Options, RingError, Tier,
     btf::{Btf, TypeKind},
+    named,
     ring::Ring,
     support::{Support, SupportError, needs_memlock, slots_of},
 };
@@ -445,6 +446,7 @@ pub struct Kernel {
     ring: Ring,
     hooks: Vec<HookReport>,
     diagnostics: Option<Diagnostics>,
+    named: NamedKinds,
     /// Records that are no part of the account, by kind.
     left_out: [KindCounters; Kind::SLOTS],
 }
@@ -471,6 +473,7 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     if options.kinds.contains(Kind::Open) {
         watch(&mut ebpf, &options.bulk.watched)?;
     }
+    options.named.fill(&mut ebpf)?;
     let mut attaching = Attaching {
         ebpf: &mut ebpf,
         btf: &support.btf,
@@ -500,6 +503,7 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
         ring: Ring::Idle(ring),
         hooks,
         diagnostics,
+        named: options.named.clone(),
         left_out: [KindCounters::default(); Kind::SLOTS],
     })
 }
@@ -543,6 +547,18 @@ impl Kernel {
             };
             unload(loaded);
         }
+    }
+
+    /// Has everything wanted of processes by the name of this very program from their next exec on, whatever the options say;
+    /// or, with `false`, what the options say.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not let the map be written.
+    pub fn want_own_name(&mut self, wanted: bool) -> Result<(), LoadError> {
+        let path = std::env::current_exe().unwrap_or_default();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.named.want_all_of(&mut self.ebpf, &name, wanted)
     }
 
     /// What the programs counted so far, over all processors.
@@ -624,6 +640,7 @@ fn add(counters: &mut KindCounters, row: &[u64; Count::SLOTS]) {
     counters.dropped_self += of(Count::DroppedSelf);
     counters.dropped_headroom += of(Count::DroppedHeadroom);
     counters.dropped_throttled += of(Count::DroppedThrottled);
+    counters.dropped_unwanted += of(Count::DroppedUnwanted);
 }
 
 /// One number of a descriptor's `/proc/self/fdinfo`.
@@ -679,6 +696,8 @@ fn load_object(
         .override_global("SETTINGS", support.settings.as_bytes(), true)
         .override_global("BULK", support.bulk.as_bytes(), true)
         .map_max_entries("RING", options.ring_bytes)
+        .map_max_entries("NAMES", named::NAMES_ENTRIES)
+        .map_max_entries("ACTORS", options.named.actors())
         .load(&object)
         .map_err(object_error)
 }

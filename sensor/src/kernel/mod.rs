@@ -7,6 +7,7 @@ pub mod btf;
 mod bulk;
 mod calls;
 mod load;
+mod named;
 mod ring;
 mod support;
 
@@ -16,12 +17,13 @@ pub use bulk::Bulk;
 pub use load::{
     Kernel, LoadError, Verdict, Verified, has_object, is_always_wanted, is_required, load, verify,
 };
+pub use named::{NAMES_MAX, NamedKinds};
 pub use ring::RingError;
 use sensor_ebpf::Kind;
 pub use support::{SupportError, default_ring_bytes, memlock_limit};
 
 /// A set of record kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KindSet(u32);
 
 impl KindSet {
@@ -64,6 +66,11 @@ impl KindSet {
     pub fn contains(self, kind: Kind) -> bool {
         self.0 & 1 << kind as u32 != 0
     }
+
+    /// A bit for each kind, by its number.
+    pub(super) fn bits(self) -> u32 {
+        self.0
+    }
 }
 
 /// Which sort of hook to use where there are two.
@@ -89,6 +96,8 @@ pub struct Options {
     pub tier: Tier,
     /// Fork, exec and exit are always attached, whatever this says: the process table feeds on them.
     pub kinds: KindSet,
+    /// File and network kinds that are only wanted of processes with certain names.
+    pub named: NamedKinds,
     /// Have execs carry their environment; off, it costs nothing.
     pub environment: bool,
     /// For the kinds that come in masses.
@@ -106,6 +115,7 @@ impl Default for Options {
             scope: Vec::new(),
             ring_bytes: default_ring_bytes(),
             tier: Tier::Auto,
+            named: NamedKinds::default(),
             environment: false,
             kinds: KindSet::usual(),
             bulk: Bulk::default(),
@@ -162,6 +172,8 @@ pub struct KindCounters {
     pub scratch_busy: u64,
     /// The sensor's own act, left out on purpose.
     pub dropped_self: u64,
+    /// The act of a process whose acts of this kind nothing asks for.
+    pub dropped_unwanted: u64,
     /// Left out while the ring was nearly full; only kinds that come in masses.
     pub dropped_headroom: u64,
     /// Left out since their process made too many; only kinds that come in masses.
@@ -171,11 +183,9 @@ pub struct KindCounters {
 impl KindCounters {
     /// Left out on purpose, for whatever reason.
     pub fn dropped(&self) -> u64 {
-        self.dropped_self + self.dropped_headroom + self.dropped_throttled
+        self.dropped_self + self.dropped_unwanted + self.dropped_headroom + self.dropped_throttled
     }
-}
 
-impl KindCounters {
     /// Without some records that count for nothing.
     fn without(self, left_out: &KindCounters) -> KindCounters {
         KindCounters {
@@ -208,6 +218,11 @@ impl Counters {
             .find(|(of, _)| *of == kind)
             .map(|(_, counters)| *counters)
             .unwrap_or_default()
+    }
+
+    /// Acts of processes of which nothing asks for them.
+    pub fn unwanted(&self) -> u64 {
+        self.kinds.iter().map(|(_, c)| c.dropped_unwanted).sum()
     }
 
     /// Everything that happened and of which no record came.

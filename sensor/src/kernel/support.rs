@@ -258,7 +258,7 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         socketcall_compat: calls.socketcall_compat,
         environment: u32::from(options.environment),
         hugetlb_file_setup_parameters: parameter_count(btf, "hugetlb_file_setup")?,
-        reserved: 0,
+        named_kinds: options.named.kinds().bits(),
         rename_by_struct: u32::from(renames_by_struct(btf)?),
         acts: act_slots(btf)?,
         call_arguments: file_calls.arguments,

@@ -38,7 +38,7 @@ fn of_filter(filter: &Filter) -> Kinds {
     own.and(behind(&filter.condition))
 }
 
-fn has_category(kind: Kind, category: &Category) -> bool {
+pub(super) fn has_category(kind: Kind, category: &Category) -> bool {
     match category {
         Category::Any => true,
         Category::Named(name) => kind.categories().contains(&&**name),
@@ -46,7 +46,7 @@ fn has_category(kind: Kind, category: &Category) -> bool {
 }
 
 /// Kinds that the lineage tests of a condition look for, wherever in it they stand.
-fn behind(condition: &Condition) -> Kinds {
+pub(super) fn behind(condition: &Condition) -> Kinds {
     match condition {
         Condition::Const(_) | Condition::Leaf(_) => Kinds::NONE,
         Condition::And(parts) | Condition::Or(parts) => parts
@@ -59,7 +59,7 @@ fn behind(condition: &Condition) -> Kinds {
 }
 
 /// What a condition comes to on every event of a kind; `None` where that depends on the event.
-fn holds(condition: &Condition, kind: Kind) -> Option<bool> {
+pub(super) fn holds(condition: &Condition, kind: Kind) -> Option<bool> {
     match condition {
         Condition::Const(value) => Some(*value),
         Condition::And(parts) => decided(parts, kind, false),

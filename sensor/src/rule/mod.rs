@@ -3,6 +3,7 @@
 //! In: paths of rule files and directories. Out: [`Loaded`]: rules with typed queries, the skipped ones with the reason,
 //! and every problem of every file with its place. One bad file never hides another, and nothing here panics.
 
+mod actors;
 pub mod coverage;
 mod directory;
 pub mod environment;
@@ -14,6 +15,7 @@ pub mod schema;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use actors::{Actors, actors};
 pub use interest::interest;
 pub use load::{Loaded, Skipped, load, load_installed, load_source};
 

@@ -305,11 +305,11 @@ fn a_process_that_makes_too_many_is_held_back_and_it_is_said() {
         for event in begun.iter().chain(&over) {
             assert_eq!(number(event, "process.pid"), Some(u64::from(pid)));
         }
-        let last = ended
+        let mut last = ended
             .lines
             .iter()
             .filter(|line| is(line, "file", "modification"));
-        assert_eq!(text(last.last().unwrap(), "file.mode"), "0644");
+        assert_eq!(text(last.next_back().unwrap(), "file.mode"), "0644");
         assert_eq!(account(&ended, Some("modification"), "dropped"), dropped);
         assert_eq!(account(&ended, Some("modification"), "seen"), FIRST + 1);
         // Other kinds are never held back.

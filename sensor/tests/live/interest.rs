@@ -5,7 +5,7 @@
 
 use std::fs;
 
-use crate::daemon::{Daemon, is};
+use crate::daemon::{Daemon, is, text};
 use crate::scope::Scope;
 use crate::tiers;
 
@@ -50,5 +50,74 @@ fn kinds_that_no_rule_asks_for_are_not_attached() {
             "{tier}: {:?}",
             ended.lines
         );
+    }
+}
+
+const NAMED: &str = r#"[rule]
+rule_id = "9ce0a0a8-0e43-4a3f-9e36-51ad9a3c9c02"
+name = "File Made By Wanted"
+type = "eql"
+query = 'file where event.action == "creation" and process.name == "wanted-program-of-a-long-name"'
+"#;
+
+/// Makes files under names that are wanted and under names that are not, in every way a process comes by a name.
+const NAMED_SCRIPT: &str = r#"
+cp "$(command -v touch)" wanted-program-of-a-long-name
+cp wanted-program-of-a-long-name other
+ln -s other linked && mkdir below && ln -s ../other below/wanted-program-of-a-long-name
+./wanted-program-of-a-long-name by-its-own-name
+./below/wanted-program-of-a-long-name by-the-name-of-a-link
+ln -sf wanted-program-of-a-long-name linked && ./linked by-the-name-behind-a-link
+printf '#!/bin/sh\n: > by-a-script\n(: > by-a-fork-of-a-script)\n' > script
+chmod +x script && mkdir scripts && cp script scripts/wanted-program-of-a-long-name
+./scripts/wanted-program-of-a-long-name
+./other not-wanted
+: > not-wanted-either
+./script
+printf '#!/bin/sh\nexec ../other after-another-exec\n' > scripts/wanted-program-of-a-long-name
+(cd scripts && ./wanted-program-of-a-long-name)
+cp other wanted-program-of-a-long-tail && ./wanted-program-of-a-long-tail not-wanted-after-all
+"#;
+
+#[test]
+fn acts_are_wanted_of_processes_by_name() {
+    for tier in tiers() {
+        let scope = Scope::new("named");
+        let rules = tempfile::tempdir().unwrap();
+        fs::write(rules.path().join("rule.toml"), NAMED).unwrap();
+        scope.write("acts", NAMED_SCRIPT);
+        let daemon = Daemon::run_with(&scope, &tier, rules.path(), &[]);
+        let script = scope.folder().join("acts");
+        scope.run(&["sh", script.to_str().unwrap()]);
+        let ended = daemon.stop();
+        let made: Vec<&str> = ended
+            .lines
+            .iter()
+            .map(|alert| text(&alert["events"][0], "file.name"))
+            .collect();
+        assert_eq!(
+            made,
+            [
+                "by-its-own-name",
+                "by-the-name-of-a-link",
+                "by-the-name-behind-a-link",
+                "by-a-script",
+                "by-a-fork-of-a-script",
+            ],
+            "{tier}"
+        );
+        // What the shell, cp and the others made never left the kernel.
+        let account = ended
+            .log
+            .lines()
+            .find(|line| line.contains("ended"))
+            .unwrap_or_else(|| panic!("{tier}: {}", ended.log));
+        println!("{tier}: {account}");
+        let left_out: u64 = account
+            .split_once("left_out=")
+            .and_then(|(_, rest)| rest.split(' ').next())
+            .and_then(|number| number.parse().ok())
+            .unwrap_or_else(|| panic!("{tier}: {account}"));
+        assert_eq!(left_out, 8, "{tier}: {account}");
     }
 }
