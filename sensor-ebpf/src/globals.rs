@@ -9,11 +9,12 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     Kind,
-    settings::{BulkSettings, Count, Offsets, Settings, WATCH_NAME_LEN, WATCHES_MAX},
+    settings::{BulkSettings, Count, Offsets, Settings, SocketCalls, WATCH_NAME_LEN, WATCHES_MAX},
 };
 
 use crate::programs::{
     bulk::{Bucket, PathScratch},
+    dns::DnsScratch,
     file::FileScratch,
     file_act::ActScratch,
     file_call::CallScratch,
@@ -32,6 +33,10 @@ pub(crate) static SETTINGS: Settings = Settings::UNSET;
 /// More of them, for the kinds that come in masses; see [`BulkSettings`].
 #[unsafe(no_mangle)]
 pub(crate) static BULK: BulkSettings = BulkSettings::UNSET;
+
+/// What system calls do with sockets; see [`SocketCalls`].
+#[unsafe(no_mangle)]
+pub(crate) static SOCKET_CALLS: SocketCalls = SocketCalls::UNSET;
 
 /// Reads a value that user space replaced after this was compiled.
 #[inline(always)]
@@ -165,3 +170,11 @@ pub(crate) static BUCKETS: LruHashMap<u32, Bucket> = LruHashMap::with_max_entrie
 #[map]
 pub(crate) static WATCHED: HashMap<[u8; WATCH_NAME_LEN], u32> =
     HashMap::with_max_entries(WATCHES_MAX, 0);
+
+/// One buffer per possible CPU, for the DNS program alone.
+#[map]
+pub(crate) static DNS_SCRATCH: Array<DnsScratch> = Array::with_max_entries(1, 0);
+
+/// When each process last did something with a name server, boot clock, by tgid. Only saves others the look at their sockets.
+#[map]
+pub(crate) static RESOLVING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);

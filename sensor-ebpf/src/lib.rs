@@ -23,6 +23,8 @@ pub const ARGS_LEN_MAX: usize = 32 * 1024;
 pub const ENVIRONMENT_LEN_MAX: usize = 12 * 1024;
 /// Longest path captured, in bytes, terminating NUL excluded.
 pub const PATH_LEN_MAX: usize = 4096;
+/// Longest part of a network message captured, in bytes; the true length is in [`ConnectBody::detail`].
+pub const PAYLOAD_LEN_MAX: usize = 512;
 /// Largest whole record, in bytes.
 pub const RECORD_LEN_MAX: usize = 64 * 1024;
 
@@ -56,6 +58,9 @@ kinds! {
     Connect = 5 "connection_attempted";
     Accept = 6 "connection_accepted";
     Close = 7 "disconnect_received";
+    ConnectRefused = 8 "connection_denied";
+    UdpConnect = 9 "udp_connect";
+    Dns = 10 "dns_lookup";
     /// Either or both of `uid_change` and `gid_change`.
     Credentials = 11 "uid_change";
     /// Also of a process that goes to another process group, which is no event.
@@ -111,6 +116,16 @@ pub enum PartKind {
     OldPath = 8,
     /// The environment area: `NAME=value` texts separated (and ended) by NUL. Empty unless it was asked for.
     Environment = 11,
+    /// The begin of a message sent or received.
+    Payload = 10,
+}
+
+/// Bits of [`ConnectBody::detail`] in a [`Kind::Dns`] record.
+pub mod lookup_detail {
+    /// The length of the message, as far as it goes.
+    pub const LEN_MASK: u32 = 0xffff;
+    /// The message was received, not sent.
+    pub const RECEIVED: u32 = 1 << 16;
 }
 
 /// Bits of [`Header::flags`].
@@ -344,7 +359,7 @@ pub struct ThrottleBody {
     pub reserved: u32,
 }
 
-/// Body of [`Kind::Connect`], [`Kind::Accept`] and [`Kind::Close`]. No parts.
+/// Body of every network record. Parts: payload for [`Kind::Dns`], else none.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(
     not(target_arch = "bpf"),
@@ -365,7 +380,8 @@ pub struct ConnectBody {
     pub remote: [u8; 16],
     /// Inode number of the network namespace.
     pub netns: u32,
-    /// [`Kind::Close`]: non-zero when the other side had answered. Else 0.
+    /// [`Kind::Close`]: non-zero when the other side had answered. [`Kind::ConnectRefused`]: the error's number.
+    /// [`Kind::Dns`]: length of the message, and [`lookup_detail`]. Else 0.
     pub detail: u32,
     /// Identifies the socket while it lives.
     pub socket: u64,

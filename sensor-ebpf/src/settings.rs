@@ -137,6 +137,7 @@ offsets! {
     pt_regs_si = "pt_regs" "si" optional;
     pt_regs_bx = "pt_regs" "bx" optional;
     pt_regs_cx = "pt_regs" "cx" optional;
+    pt_regs_r8 = "pt_regs" "r8" optional;
     file_private = "file" "private_data";
     file_count = "file" "f_count" optional;
     file_ref = "file" "f_ref" optional;
@@ -145,7 +146,6 @@ offsets! {
     pt_regs_stack = "pt_regs" "sp" optional;
     pt_regs_dx = "pt_regs" "dx" optional;
     pt_regs_r10 = "pt_regs" "r10" optional;
-    pt_regs_r8 = "pt_regs" "r8" optional;
     sock_family = "sock" "__sk_common.skc_family";
     sock_state = "sock" "__sk_common.skc_state";
     sock_num = "sock" "__sk_common.skc_num";
@@ -298,11 +298,6 @@ pub struct Settings {
     pub pidtype_sid: u32,
     /// Parameters of `inet_csk_accept`: the return value is in the slot behind them.
     pub accept_parameters: u32,
-    /// Numbers of the system calls that accept, native and 32-bit; unused entries are [`NO_SYSCALL`].
-    pub accept_calls: [u32; 2],
-    pub accept_calls_compat: [u32; 2],
-    /// The 32-bit system call that does what its first argument says.
-    pub socketcall_compat: u32,
     /// Non-zero when execs carry their environment.
     pub environment: u32,
     /// Parameters of `hugetlb_file_setup`, likewise; 0 where there is no such function.
@@ -318,6 +313,7 @@ pub struct Settings {
     /// By number, native, then 32-bit from [`CALLS_MAX`]: [`FileCall::packed`], or [`FileCall::NONE`].
     pub file_calls: [u16; 2 * CALLS_MAX],
     pub reserved_calls: u32,
+    pub reserved_network: u32,
 }
 
 impl Settings {
@@ -343,9 +339,6 @@ impl Settings {
         pidtype_pgid: 2,
         pidtype_sid: 3,
         accept_parameters: 2,
-        accept_calls: [NO_SYSCALL; 2],
-        accept_calls_compat: [NO_SYSCALL; 2],
-        socketcall_compat: NO_SYSCALL,
         environment: 0,
         hugetlb_file_setup_parameters: 0,
         named_kinds: 0,
@@ -354,6 +347,74 @@ impl Settings {
         call_arguments: [0; 16],
         file_calls: [FileCall::NONE; 2 * CALLS_MAX],
         reserved_calls: 0,
+        reserved_network: 0,
+    };
+}
+
+/// What a system call does with sockets: for those that send or receive a sum of bits, told apart from the others by their size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SocketCall {
+    /// Nothing of interest.
+    None = 0,
+    Accept = 1,
+    Connect = 2,
+    /// The 32-bit call that does what its first argument says.
+    Any = 3,
+    /// `sendto(descriptor, buffer, length, flags, address, ...)`
+    Send = 16,
+    Receive = 16 | SocketCall::RECEIVES,
+    /// `write(descriptor, buffer, length)`
+    Write = 17,
+    Read = 17 | SocketCall::RECEIVES,
+    /// `writev(descriptor, pieces, count)`
+    WritePieces = 17 | SocketCall::IN_PIECES,
+    ReadPieces = 17 | SocketCall::IN_PIECES | SocketCall::RECEIVES,
+    /// `sendmsg(descriptor, message, flags)`
+    SendMessage = 17 | SocketCall::IN_PIECES | SocketCall::HAS_HEAD,
+    ReceiveMessage = 17 | SocketCall::IN_PIECES | SocketCall::HAS_HEAD | SocketCall::RECEIVES,
+    /// `sendmmsg(descriptor, messages, count, flags)`
+    SendMessages = 17 | SocketCall::IN_PIECES | SocketCall::HAS_HEAD | SocketCall::SEVERAL,
+    ReceiveMessages = 17
+        | SocketCall::IN_PIECES
+        | SocketCall::HAS_HEAD
+        | SocketCall::SEVERAL
+        | SocketCall::RECEIVES,
+}
+
+impl SocketCall {
+    /// Which bits tell an address among the arguments from none.
+    pub const SHAPE: u8 = 1;
+    pub const RECEIVES: u8 = 2;
+    /// The second argument is, or has, a list of pieces.
+    pub const IN_PIECES: u8 = 4;
+    /// The second argument is a `msghdr`.
+    pub const HAS_HEAD: u8 = 8;
+    /// The second argument is an array of `mmsghdr`.
+    pub const SEVERAL: u8 = 32;
+}
+
+/// What each system call does, by its number.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(
+    not(target_arch = "bpf"),
+    derive(FromBytes, IntoBytes, Immutable, KnownLayout)
+)]
+#[repr(C)]
+pub struct SocketCalls {
+    /// A [`SocketCall`] each.
+    pub native: [u8; SocketCalls::LEN],
+    /// The same for 32-bit programs.
+    pub compat: [u8; SocketCalls::LEN],
+}
+
+impl SocketCalls {
+    /// System calls there may be; a power of two.
+    pub const LEN: usize = 512;
+    /// What a kernel object carries until user space fills it in.
+    pub const UNSET: SocketCalls = SocketCalls {
+        native: [0; SocketCalls::LEN],
+        compat: [0; SocketCalls::LEN],
     };
 }
 
@@ -471,6 +532,6 @@ impl Count {
 
 const _: () = {
     assert!(size_of::<Offsets>() == Offsets::MEMBERS.len() * 2);
-    assert!(size_of::<Settings>() == 336 + 4 + 96 + 32 + 4 * CALLS_MAX + 4);
+    assert!(size_of::<Settings>() == 320 + 4 + 96 + 32 + 4 * CALLS_MAX + 4);
     assert!(size_of::<BulkSettings>() == 32 + 2 * CALLS_MAX);
 };

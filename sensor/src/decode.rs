@@ -41,6 +41,9 @@ pub enum Body<'a> {
     Modify(Modify<'a>),
     Open(File<'a>),
     Throttle(&'a ThrottleBody),
+    ConnectRefused(&'a ConnectBody),
+    UdpConnect(&'a ConnectBody),
+    Dns(Lookup<'a>),
     /// Only the header fitted ([`sensor_ebpf::record_flag::DEGRADED`]); the kind is in the header.
     Degraded,
 }
@@ -100,6 +103,14 @@ pub struct Modify<'a> {
     /// Where a relative path of the caller begins; empty when the path is the kernel's.
     pub directory: &'a [u8],
     pub path: &'a [u8],
+}
+
+/// A message sent to or received from a name server.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'a> {
+    pub body: &'a ConnectBody,
+    /// The begin of the message.
+    pub payload: &'a [u8],
 }
 
 /// Why some bytes are not a record.
@@ -195,12 +206,14 @@ fn decode_body<'a>(
             unknown += parts(header, rest, total, |_, _| false)?;
             Body::Exit(body)
         }
-        Kind::Connect | Kind::Accept | Kind::Close => {
+        Kind::Connect | Kind::Accept | Kind::Close | Kind::ConnectRefused | Kind::UdpConnect => {
             let (body, rest) = take(rest, "body", total)?;
             unknown += parts(header, rest, total, |_, _| false)?;
             match kind {
                 Kind::Accept => Body::Accept(body),
                 Kind::Close => Body::Close(body),
+                Kind::ConnectRefused => Body::ConnectRefused(body),
+                Kind::UdpConnect => Body::UdpConnect(body),
                 _ => Body::Connect(body),
             }
         }
@@ -235,6 +248,18 @@ fn decode_body<'a>(
             let (body, rest) = take(rest, "body", total)?;
             unknown += parts(header, rest, total, |_, _| false)?;
             Body::Throttle(body)
+        }
+        Kind::Dns => {
+            let (body, rest) = take(rest, "body", total)?;
+            let mut lookup = Lookup { body, payload: &[] };
+            unknown += parts(header, rest, total, |kind, bytes| {
+                if kind == PartKind::Payload as u16 {
+                    lookup.payload = bytes;
+                    return true;
+                }
+                false
+            })?;
+            Body::Dns(lookup)
         }
         Kind::FileCreate => {
             let (body, rest) = take(rest, "body", total)?;
@@ -452,7 +477,12 @@ mod tests {
             Kind::FileCreate | Kind::Open => size_of::<FileBody>(),
             Kind::Modify => size_of::<ModifyBody>(),
             Kind::Throttle => size_of::<ThrottleBody>(),
-            Kind::Connect | Kind::Accept | Kind::Close => size_of::<ConnectBody>(),
+            Kind::Connect
+            | Kind::Accept
+            | Kind::Close
+            | Kind::ConnectRefused
+            | Kind::UdpConnect
+            | Kind::Dns => size_of::<ConnectBody>(),
             Kind::Credentials => size_of::<CredentialsBody>(),
             Kind::Session => size_of::<SessionBody>(),
             Kind::Memfd => size_of::<MemfdBody>(),

@@ -36,6 +36,8 @@ mod file_acts;
 mod interest;
 #[path = "live/journal.rs"]
 mod journal;
+#[path = "live/lookups.rs"]
+mod lookups;
 #[path = "live/loss.rs"]
 mod loss;
 #[path = "live/network.rs"]

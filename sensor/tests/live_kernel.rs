@@ -154,6 +154,7 @@ enum Seen {
     Connect(Header, ConnectBody),
     Close(Header, ConnectBody),
     Accept(Header),
+    Udp(Header, ConnectBody),
     /// A kind that other tests look into.
     Other(Header),
     /// Old path and path.
@@ -185,6 +186,8 @@ fn own(bytes: &[u8]) -> Seen {
         Body::Exit(body) => Seen::Exit(header, *body),
         Body::Connect(body) => Seen::Connect(header, *body),
         Body::Accept(_) => Seen::Accept(header),
+        Body::UdpConnect(body) => Seen::Udp(header, *body),
+        Body::ConnectRefused(_) | Body::Dns(_) => Seen::Other(header),
         Body::Close(body) => Seen::Close(header, *body),
         Body::Credentials(_)
         | Body::Session(_)
@@ -224,6 +227,7 @@ fn header(seen: &Seen) -> &Header {
         | Seen::Connect(header, _)
         | Seen::Close(header, _)
         | Seen::Accept(header)
+        | Seen::Udp(header, _)
         | Seen::Other(header)
         | Seen::Act(header, ..)
         | Seen::End(header, _)
@@ -508,7 +512,24 @@ fn check_closes(seen: &[Seen]) {
         );
         assert_ne!((body.local_port, body.detail), (0, 0));
     }
-    assert!(!seen.iter().any(|seen| matches!(seen, Seen::Accept(_))));
+    let other = |seen: &&Seen| matches!(seen, Seen::Accept(_) | Seen::Other(_));
+    assert_eq!(seen.iter().filter(other).count(), 0, "{seen:#?}");
+    let udp: Vec<_> = seen
+        .iter()
+        .filter_map(|seen| match seen {
+            Seen::Udp(_, body) => Some(body),
+            _ => None,
+        })
+        .collect();
+    let [udp] = udp.as_slice() else {
+        panic!("{udp:#?}");
+    };
+    let connect = begun[0].1;
+    assert_eq!(
+        (udp.protocol, udp.remote, udp.remote_port),
+        (17, connect.remote, connect.remote_port)
+    );
+    assert_ne!(udp.local_port, 0);
 }
 
 fn arguments_are_exact(tier: Tier) {

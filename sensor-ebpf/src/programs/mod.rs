@@ -6,6 +6,7 @@
 mod act_record;
 pub(crate) mod bulk;
 pub(crate) mod credentials;
+pub(crate) mod dns;
 pub(crate) mod file;
 pub(crate) mod file_act;
 pub(crate) mod file_call;

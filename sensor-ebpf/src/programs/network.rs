@@ -1,8 +1,8 @@
-//! TCP connections: attempted, accepted, closed.
+//! Connections: attempted, refused, accepted, closed; and the peers that UDP sockets are given.
 //!
 //! In: the first choice is functions of the TCP stack, the second its tracepoints; what only system calls tell is in
 //! [`super::network_calls`]. Out: one record per attempt that the kernel accepted to start, per connection handed to a program,
-//! and per socket with a peer that a program let go of; never for UDP, and never what an interrupt did.
+//! and per socket with a peer that a program let go of. UDP has records of its own kind. Never what an interrupt did.
 
 use aya_ebpf::{
     macros::{btf_tracepoint, fentry, fexit},
@@ -17,14 +17,17 @@ use sensor_ebpf::{
 use super::process::fault_flag;
 use crate::{
     emit::{count, emit},
-    globals::{offset, setting},
+    globals::{is_served, offset, setting},
     interest,
     read::{Faults, distinct, task},
 };
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
-const IPPROTO_TCP: u16 = 6;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
+pub(super) const IPPROTO_TCP: u16 = 6;
+pub(super) const IPPROTO_UDP: u16 = 17;
+const EPERM: i64 = 1;
+const EACCES: i64 = 13;
 const TCP_SYN_SENT: u32 = 2;
 const TCP_FIN_WAIT1: u32 = 4;
 const TCP_FIN_WAIT2: u32 = 5;
@@ -42,15 +45,12 @@ const TCP_CLOSING: u32 = 11;
 #[fexit(function = "tcp_v4_connect")]
 fn connect_v4(ctx: FExitContext) -> i32 {
     let socket: u64 = ctx.arg(0);
-    // The return value is the slot behind the last argument; the helper for it came after 5.10.
-    if ctx.arg::<u64>(3) as i32 != 0 {
-        return 0;
-    }
     let mut faults = Faults::NONE;
     if faults.read::<u16>(socket, offset!(sock_family)) == AF_INET6 {
         return 0;
     }
-    report(&mut faults, Kind::Connect, socket, 0);
+    // The return value is the slot behind the last argument; the helper for it came after 5.10.
+    dialled(&mut faults, socket, ctx.arg(1), ctx.arg::<u64>(3) as i32);
     0
 }
 
@@ -61,13 +61,79 @@ fn connect_v4(ctx: FExitContext) -> i32 {
 /// 5.10 or later with function trampolines and IPv6 built in; `int tcp_v6_connect(struct sock *, struct sockaddr *, int)`.
 #[fexit(function = "tcp_v6_connect")]
 fn connect_v6(ctx: FExitContext) -> i32 {
-    let socket: u64 = ctx.arg(0);
-    if ctx.arg::<u64>(3) as i32 != 0 {
+    let mut faults = Faults::NONE;
+    dialled(
+        &mut faults,
+        ctx.arg(0),
+        ctx.arg(1),
+        ctx.arg::<u64>(3) as i32,
+    );
+    0
+}
+
+/// Reports what one of the two connect functions said.
+#[inline(always)]
+fn dialled(faults: &mut Faults, socket: u64, address: u64, result: i32) {
+    if result == 0 {
+        if is_served(false, Kind::Connect) {
+            report(faults, Kind::Connect, socket, 0);
+        }
+    } else if is_denied(i64::from(result)) && is_served(false, Kind::ConnectRefused) {
+        let peer = Peer::in_kernel(faults, address);
+        report_denied(faults, socket, &peer, i64::from(result));
+    }
+}
+
+/// A UDP socket was given a peer: first choice.
+///
+/// # Kernel
+///
+/// 5.10 or later with function trampolines; `int inet_dgram_connect(struct socket *, struct sockaddr *, int, int)`, which raw and
+/// ping sockets go through as well.
+#[fexit(function = "inet_dgram_connect")]
+fn udp_connect(ctx: FExitContext) -> i32 {
+    let mut faults = Faults::NONE;
+    let socket = faults.pointer(ctx.arg(0), offset!(socket_sk));
+    if faults.read::<u16>(socket, offset!(sock_protocol)) != IPPROTO_UDP {
+        return 0;
+    }
+    let result = ctx.arg::<u64>(4) as i32;
+    if result == 0 {
+        if is_served(false, Kind::UdpConnect) {
+            report(&mut faults, Kind::UdpConnect, socket, 0);
+        }
+    } else if is_denied(i64::from(result)) && is_served(false, Kind::ConnectRefused) {
+        let peer = Peer::in_kernel(&mut faults, ctx.arg(1));
+        report_denied(&mut faults, socket, &peer, i64::from(result));
+    }
+    0
+}
+
+/// A security module refused a connect: first choice.
+///
+/// # Kernel
+///
+/// 5.10 or later with function trampolines and `CONFIG_SECURITY_NETWORK`;
+/// `int security_socket_connect(struct socket *, struct sockaddr *, int)`, with the kernel's own copy of the address.
+#[fexit(function = "security_socket_connect")]
+fn connect_denied(ctx: FExitContext) -> i32 {
+    let result = ctx.arg::<u64>(3) as i32;
+    if result >= 0 {
         return 0;
     }
     let mut faults = Faults::NONE;
-    report(&mut faults, Kind::Connect, socket, 0);
+    let socket = faults.pointer(ctx.arg(0), offset!(socket_sk));
+    if is_tcp_or_udp(&mut faults, socket) {
+        let peer = Peer::in_kernel(&mut faults, ctx.arg(1));
+        report_denied(&mut faults, socket, &peer, i64::from(result));
+    }
     0
+}
+
+/// True for what the host's own policy answers: a security module, a route that prohibits, a filter.
+#[inline(always)]
+pub(super) fn is_denied(result: i64) -> bool {
+    result == -EPERM || result == -EACCES
 }
 
 /// A connection was started: second choice, where function trampolines are refused.
@@ -212,23 +278,167 @@ pub(super) fn is_tcp(faults: &mut Faults, socket: u64) -> bool {
         && faults.read::<u16>(socket, offset!(sock_protocol)) == IPPROTO_TCP
 }
 
-/// Sends the record of what the task that runs now did to a socket.
 #[inline(always)]
-pub(super) fn report(faults: &mut Faults, kind: Kind, socket: u64, detail: u32) {
-    let task = task::current();
-    if !task::in_scope(task) {
-        return;
-    }
+pub(super) fn is_tcp_or_udp(faults: &mut Faults, socket: u64) -> bool {
+    let family = faults.read::<u16>(socket, offset!(sock_family));
+    let protocol = faults.read::<u16>(socket, offset!(sock_protocol));
+    (family == AF_INET || family == AF_INET6)
+        && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
+}
+
+/// True when the act is inside the scope and not left out.
+#[inline(always)]
+fn wanted(kind: Kind, task: u64) -> bool {
+    task::in_scope(task) && !is_left_out(kind)
+}
+
+/// True for what is left out, and counted: the sensor's own act, or one that no rule could use.
+#[inline(always)]
+pub(super) fn is_left_out(kind: Kind) -> bool {
     if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
         count(kind, Count::Seen);
         count(kind, Count::DroppedSelf);
-        return;
+        return true;
     }
     if !interest::wants(kind) {
         count(kind, Count::Seen);
         count(kind, Count::DroppedUnwanted);
-        return;
+        return true;
     }
+    false
+}
+
+/// An address that a call was given.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(super) struct Peer {
+    /// 0 when there is none.
+    pub(super) family: u16,
+    /// Host byte order.
+    pub(super) port: u16,
+    address: [u64; 2],
+}
+
+impl Peer {
+    /// Reads a `sockaddr` in the kernel.
+    #[inline(always)]
+    fn in_kernel(faults: &mut Faults, at: u64) -> Peer {
+        let family = faults.read::<u16>(at, 0);
+        let port = faults.read::<u16>(at, 2);
+        match family {
+            AF_INET => Peer::v4(port, faults.read::<u32>(at, 4)),
+            AF_INET6 => Peer::v6(port, faults.read::<[u64; 2]>(at, 8)),
+            _ => Peer::NONE,
+        }
+    }
+
+    /// Reads a `sockaddr` in user memory.
+    #[inline(always)]
+    pub(super) fn in_user(faults: &mut Faults, at: u64) -> Peer {
+        if at == 0 {
+            return Peer::NONE;
+        }
+        let family = faults.read_user::<u16>(at, 0);
+        let port = faults.read_user::<u16>(at, 2);
+        match family {
+            AF_INET => Peer::v4(port, faults.read_user::<u32>(at, 4)),
+            AF_INET6 => Peer::v6(port, faults.read_user::<[u64; 2]>(at, 8)),
+            _ => Peer::NONE,
+        }
+    }
+
+    pub(super) const NONE: Peer = Peer {
+        family: 0,
+        port: 0,
+        address: [0; 2],
+    };
+
+    #[inline(always)]
+    fn v4(port: u16, address: u32) -> Peer {
+        Peer {
+            family: AF_INET,
+            port: u16::from_be(port),
+            address: [u64::from(address), 0],
+        }
+    }
+
+    #[inline(always)]
+    fn v6(port: u16, address: [u64; 2]) -> Peer {
+        if is_mapped(address) {
+            return Peer::v4(port, (address[1] >> 32) as u32);
+        }
+        Peer {
+            family: AF_INET6,
+            port: u16::from_be(port),
+            address,
+        }
+    }
+
+    /// Puts it in place of the remote end in a body.
+    ///
+    /// # Safety
+    ///
+    /// `body` points to a whole body.
+    #[inline(always)]
+    pub(super) unsafe fn replace_remote(&self, body: *mut ConnectBody) {
+        // SAFETY: the caller's pointer is valid; the addresses are 16 bytes each at multiples of 8.
+        unsafe {
+            if (*body).family != self.family {
+                (*body).family = self.family;
+                (&raw mut (*body).local).cast::<[u64; 2]>().write([0; 2]);
+            }
+            (*body).remote_port = self.port;
+            (&raw mut (*body).remote)
+                .cast::<[u64; 2]>()
+                .write(self.address);
+        }
+    }
+}
+
+/// True for ::ffff:a.b.c.d, which is IPv4 on the wire, and rules ask for it as such.
+#[inline(always)]
+fn is_mapped(address: [u64; 2]) -> bool {
+    address[0] == 0 && address[1] as u32 == u32::from_be(0xffff)
+}
+
+/// Sends the record of a connect that was refused before anything left the host.
+#[inline(always)]
+fn report_denied(faults: &mut Faults, socket: u64, peer: &Peer, result: i64) {
+    let task = task::current();
+    if peer.family != 0 && wanted(Kind::ConnectRefused, task) {
+        record_denied(faults, task, socket, peer, result);
+    }
+}
+
+/// The record of a refused connect, once it is known to be wanted.
+#[inline(always)]
+pub(super) fn record_denied(faults: &mut Faults, task: u64, socket: u64, peer: &Peer, result: i64) {
+    const KIND: Kind = Kind::ConnectRefused;
+    let mut record = MaybeUninit::<(Header, ConnectBody)>::uninit();
+    let record = record.as_mut_ptr().cast::<u8>();
+    // SAFETY: the two pieces lie one behind the other in `record`, which has room for both.
+    unsafe {
+        let body = record.add(size_of::<Header>()).cast::<ConnectBody>();
+        task::fill_header(faults, record.cast(), KIND, task);
+        fill_body(faults, KIND, body, socket, -result as u32);
+        peer.replace_remote(body);
+        const LEN: u64 = (size_of::<Header>() + size_of::<ConnectBody>()) as u64;
+        emit::<LEN>(KIND, record, LEN, 0, fault_flag(faults));
+    }
+}
+
+/// Sends the record of what the task that runs now did to a socket.
+#[inline(always)]
+fn report(faults: &mut Faults, kind: Kind, socket: u64, detail: u32) {
+    let task = task::current();
+    if wanted(kind, task) {
+        record(faults, task, kind, socket, detail);
+    }
+}
+
+/// The record of an act, once it is known to be wanted.
+#[inline(always)]
+pub(super) fn record(faults: &mut Faults, task: u64, kind: Kind, socket: u64, detail: u32) {
     let mut record = MaybeUninit::<(Header, ConnectBody)>::uninit();
     let record = record.as_mut_ptr().cast::<u8>();
     // SAFETY: the two pieces lie one behind the other in `record`, which has room for both.
@@ -245,7 +455,7 @@ pub(super) fn report(faults: &mut Faults, kind: Kind, socket: u64, detail: u32) 
 ///
 /// `body` points to a whole body's worth of writable bytes.
 #[inline(always)]
-unsafe fn fill_body(
+pub(super) unsafe fn fill_body(
     faults: &mut Faults,
     kind: Kind,
     body: *mut ConnectBody,
@@ -259,8 +469,7 @@ unsafe fn fill_body(
     if family == AF_INET6 && offset!(sock_v6_daddr) != absent {
         remote = faults.read::<[u64; 2]>(socket, offset!(sock_v6_daddr));
         local = faults.read::<[u64; 2]>(socket, offset!(sock_v6_rcv_saddr));
-        // ::ffff:a.b.c.d is IPv4 on the wire, and rules ask for it as such.
-        if remote[0] == 0 && remote[1] as u32 == u32::from_be(0xffff) {
+        if is_mapped(remote) {
             family = AF_INET;
         }
     }

@@ -2,71 +2,183 @@
 //!
 //! In: the return of every system call, told apart by its number first. Out: the records of [`super::network`] that no
 //! tracepoint of the network stack gives in the context of the task that acts. Facts of a socket are read from the kernel, through
-//! the descriptor; never blind trust in what user memory says of it.
+//! the descriptor; an address in user memory is read only when the kernel did not take it.
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use sensor_ebpf::{Kind, settings::ABSENT};
+use sensor_ebpf::{
+    Kind,
+    settings::{ABSENT, SocketCall, SocketCalls},
+};
 
 use super::{
-    file::{descriptor_file, matches_mode},
-    network::{is_tcp, report},
+    file::descriptor_file,
+    network::{
+        IPPROTO_UDP, Peer, is_denied, is_left_out, is_tcp, is_tcp_or_udp, record, record_denied,
+    },
 };
 use crate::{
-    globals::{offset, setting},
-    read::{Faults, call, task},
+    globals::{SOCKET_CALLS, constant, is_served, offset},
+    read::{Faults, call, opaque, task},
 };
 
 /// First arguments of the 32-bit socketcall: accept, accept4.
 const SYS_ACCEPT: u32 = 5;
 const SYS_ACCEPT4: u32 = 18;
 
-/// A connection was handed to a program: second choice.
+const EINPROGRESS: i64 = 115;
+
+/// A socket accepted or connected by a system call.
 ///
 /// # Kernel
 ///
-/// 5.10 or later; `sys_exit(regs, ret)`. The socket is the one behind the descriptor just returned. Blind to io_uring.
+/// 5.10 or later; `sys_exit(regs, ret)`, which leaves the arguments in the registers as they were. Blind to io_uring.
 #[btf_tracepoint(function = "sys_exit")]
 fn socket_call(ctx: BtfTracePointContext) -> i32 {
     let mut faults = Faults::NONE;
-    let number = call::returning(ctx.arg(0));
-    let registers: u64 = ctx.arg(0);
-    let native = number == setting!(accept_calls[0]) || number == setting!(accept_calls[1]);
-    let compat = number == setting!(accept_calls_compat[0])
-        || (number == setting!(socketcall_compat) && calls_accept(&mut faults, registers));
-    if !native && !compat {
+    let Some((call, class)) = Call::read(&mut faults, &ctx) else {
+        return 0;
+    };
+    if class > SocketCall::Any as u8 {
         return 0;
     }
-    let descriptor: i64 = ctx.arg(1);
-    if descriptor < 0 {
+    let accepts = class == SocketCall::Accept as u8
+        || (class == SocketCall::Any as u8
+            && matches!(call.first(&mut faults) as u32, SYS_ACCEPT | SYS_ACCEPT4));
+    if accepts {
+        if call.result >= 0 && is_served(true, Kind::Accept) {
+            call.accepted(&mut faults);
+        }
         return 0;
     }
-    let task = task::current();
-    if !matches_mode(&mut faults, task, native, compat) {
-        return 0;
-    }
-    let sock = descriptor_sock(&mut faults, task, descriptor as u64);
-    if sock != 0 && is_tcp(&mut faults, sock) {
-        report(&mut faults, Kind::Accept, sock, 0);
+    let denied = is_denied(call.result);
+    if class == SocketCall::Connect as u8 && (call.is_connected() || denied) {
+        call.connected(&mut faults, denied);
     }
     0
 }
 
-#[inline(always)]
-fn calls_accept(faults: &mut Faults, registers: u64) -> bool {
-    if offset!(pt_regs_bx) == u64::from(ABSENT) {
-        return false;
+/// A system call that is over.
+pub(super) struct Call {
+    pub(super) task: u64,
+    registers: u64,
+    pub(super) result: i64,
+    compat: bool,
+}
+
+impl Call {
+    /// Reads a call that does something with sockets, and says what, as a number of [`SocketCall`].
+    #[inline(always)]
+    pub(super) fn read(faults: &mut Faults, ctx: &BtfTracePointContext) -> Option<(Call, u8)> {
+        let number = call::returning(ctx.arg(0));
+        if number as usize >= SocketCalls::LEN {
+            return None;
+        }
+        let at = opaque(u64::from(number)) as usize & (SocketCalls::LEN - 1);
+        let native = constant(&SOCKET_CALLS.native[at]);
+        let compat = constant(&SOCKET_CALLS.compat[at]);
+        if native | compat == 0 {
+            return None;
+        }
+        let task = task::current();
+        let is_compat = call::is_compat(faults, task);
+        let class = if is_compat { compat } else { native };
+        if class == SocketCall::None as u8 {
+            return None;
+        }
+        let call = Call {
+            task,
+            registers: ctx.arg(0),
+            result: ctx.arg(1),
+            compat: is_compat,
+        };
+        Some((call, class))
     }
-    let call = faults.read::<u64>(registers, offset!(pt_regs_bx)) as u32;
-    call == SYS_ACCEPT || call == SYS_ACCEPT4
+
+    /// True when a connect gave the socket its peer.
+    #[inline(always)]
+    pub(super) fn is_connected(&self) -> bool {
+        self.result == 0 || self.result == -EINPROGRESS
+    }
+
+    #[inline(always)]
+    pub(super) fn register(&self, faults: &mut Faults, offset: u64) -> u64 {
+        if offset == u64::from(ABSENT) {
+            return 0;
+        }
+        faults.read::<u64>(self.registers, offset)
+    }
+
+    #[inline(always)]
+    pub(super) fn first(&self, faults: &mut Faults) -> u64 {
+        if self.compat {
+            self.register(faults, offset!(pt_regs_bx)) & 0xffff_ffff
+        } else {
+            self.register(faults, offset!(pt_regs_di))
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn second(&self, faults: &mut Faults) -> u64 {
+        if self.compat {
+            self.register(faults, offset!(pt_regs_cx)) & 0xffff_ffff
+        } else {
+            self.register(faults, offset!(pt_regs_si))
+        }
+    }
+
+    /// A connection was handed to a program.
+    #[inline(always)]
+    fn accepted(&self, faults: &mut Faults) {
+        let sock = descriptor_sock(faults, self.task, self.result as u64);
+        if sock == 0 || !is_tcp(faults, sock) || !task::in_scope(self.task) {
+            return;
+        }
+        if !is_left_out(Kind::Accept) {
+            record(faults, self.task, Kind::Accept, sock, 0);
+        }
+    }
+
+    /// A socket was given a peer, or refused one.
+    #[inline(always)]
+    fn connected(&self, faults: &mut Faults, denied: bool) {
+        let descriptor = self.first(faults) & 0xffff_ffff;
+        let sock = descriptor_sock(faults, self.task, descriptor);
+        if sock == 0 || !is_tcp_or_udp(faults, sock) || !task::in_scope(self.task) {
+            return;
+        }
+        let udp = faults.read::<u16>(sock, offset!(sock_protocol)) == IPPROTO_UDP;
+        if !denied {
+            if udp && is_served(true, Kind::UdpConnect) && !is_left_out(Kind::UdpConnect) {
+                record(faults, self.task, Kind::UdpConnect, sock, 0);
+            }
+            return;
+        }
+        // A TCP socket that still has a peer was answered later, by a host on the way.
+        let later = !udp && faults.read::<u16>(sock, offset!(sock_dport)) != 0;
+        if later || !is_served(true, Kind::ConnectRefused) || is_left_out(Kind::ConnectRefused) {
+            return;
+        }
+        let address = self.second(faults);
+        let peer = Peer::in_user(faults, address);
+        if peer.family != 0 {
+            record_denied(faults, self.task, sock, &peer, self.result);
+        }
+    }
 }
 
 /// The `sock` behind a descriptor that is known to be a socket's; 0 when it has gone.
 #[inline(always)]
-fn descriptor_sock(faults: &mut Faults, task: u64, descriptor: u64) -> u64 {
+pub(super) fn descriptor_sock(faults: &mut Faults, task: u64, descriptor: u64) -> u64 {
     let file = descriptor_file(faults, task, descriptor);
     if file == 0 {
         return 0;
     }
+    file_sock(faults, file)
+}
+
+/// The `sock` of a file that is known to be a socket.
+#[inline(always)]
+pub(super) fn file_sock(faults: &mut Faults, file: u64) -> u64 {
     let socket = faults.pointer(file, offset!(file_private));
     if socket == 0 {
         return 0;

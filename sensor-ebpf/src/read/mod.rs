@@ -107,6 +107,21 @@ impl Faults {
         }
     }
 
+    /// Reads a `T` at `base + offset` in user memory; zero when it can not be read.
+    #[inline(always)]
+    pub(crate) fn read_user<T: Copy>(&mut self, base: u64, offset: u64) -> T {
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: as for `read`.
+        unsafe {
+            self.0 |= helper::probe_read_user(
+                value.as_mut_ptr().cast(),
+                size_of::<T>() as u64,
+                base.wrapping_add(offset),
+            );
+            value.assume_init()
+        }
+    }
+
     /// Reads a pointer.
     #[inline(always)]
     pub(crate) fn pointer(&mut self, base: u64, offset: u64) -> u64 {

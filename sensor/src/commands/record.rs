@@ -265,6 +265,7 @@ fn document(rows: &[Row], summary: &Summary) -> String {
             "evicted": enrich.evicted,
             "sockets_evicted": enrich.sockets_evicted,
             "unknown_sockets": enrich.unknown_sockets,
+            "no_lookups": enrich.no_lookups,
             "processes": enrich.processes,
         }),
     );

@@ -12,6 +12,7 @@ mod capabilities;
 pub mod cgroups;
 mod complete;
 mod credentials;
+mod dns;
 mod entry;
 pub mod environment;
 #[cfg(test)]
@@ -37,9 +38,9 @@ pub mod users;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use sensor_ebpf::{ConnectBody, ExitBody, ForkBody, Header, record_flag};
+use sensor_ebpf::{ConnectBody, ExitBody, ForkBody, Header, lookup_detail, record_flag};
 
-use crate::decode::{self, Body, Exec, Record};
+use crate::decode::{self, Body, Exec, Lookup, Record};
 use crate::event::network::{Direction, Endpoint, Transport};
 use crate::event::{
     Cgroup, Credentials, Entry, Event, Exit, Facts, Gauge, Host, Kind, Leader, Lineage, Marks,
@@ -85,6 +86,8 @@ pub struct Counters {
     pub sockets_evicted: u64,
     /// Sockets closed of whose connection nothing was seen; no event tells of them.
     pub unknown_sockets: u64,
+    /// Messages to or from port 53 that are no query and no answer; no event tells of them.
+    pub no_lookups: u64,
     /// Processes in the table now.
     pub processes: u64,
 }
@@ -190,6 +193,14 @@ impl Enricher {
             Body::Accept(body) => made(self.accepted(header, Some(body))),
             Body::Close(body) => self.closed(header, body).into_iter().for_each(&mut made),
             Body::Credentials(body) => self.credentials(header, body, &mut made),
+            Body::ConnectRefused(body) => {
+                made(self.towards(header, Some(body), Kind::ConnectionDenied))
+            }
+            Body::UdpConnect(body) => self
+                .given_peer(header, body)
+                .into_iter()
+                .for_each(&mut made),
+            Body::Dns(lookup) => self.lookup(header, &lookup).into_iter().for_each(&mut made),
             Body::Session(body) => self.session(header, body, &mut made),
             Body::Memfd(memfd) => made(self.memfd(header, Some(&memfd))),
             Body::Ptrace(body) => made(self.ptrace(header, Some(body))),
@@ -251,6 +262,12 @@ impl Enricher {
             Some(sensor_ebpf::Kind::Modify) => self.bare(Kind::Modification, header),
             Some(sensor_ebpf::Kind::Open) => self.bare(Kind::Open, header),
             Some(sensor_ebpf::Kind::Throttle) => self.bare(Kind::ThrottleStarted, header),
+            Some(sensor_ebpf::Kind::ConnectRefused) => {
+                self.towards(header, None, Kind::ConnectionDenied)
+            }
+            Some(sensor_ebpf::Kind::UdpConnect) => self.towards(header, None, Kind::UdpConnect),
+            // Without the message nobody can say whether it was a lookup.
+            Some(sensor_ebpf::Kind::Dns) => return None,
         };
         Some(event)
     }
@@ -414,6 +431,47 @@ impl Enricher {
             Target::Network(connection_of(body, direction))
         });
         self.stamp(kind, header, process, target)
+    }
+
+    /// Something was done towards another host that begins no connection.
+    fn towards(&mut self, header: &Header, body: Option<&ConnectBody>, kind: Kind) -> Event {
+        let process = self.actor(header);
+        let target = body.map_or(Target::Process, |body| {
+            Target::Network(connection_of(body, Direction::Egress))
+        });
+        self.stamp(kind, header, process, target)
+    }
+
+    /// A UDP socket was given a peer: an event unless its peer was taken away.
+    fn given_peer(&mut self, header: &Header, body: &ConnectBody) -> Option<Event> {
+        let remote = endpoint(body.family, body.remote, body.remote_port);
+        if remote.ip.is_none() && remote.port.is_none() {
+            return None;
+        }
+        Some(self.towards(header, Some(body), Kind::UdpConnect))
+    }
+
+    /// A message was sent to a name server or came from one: an event if it is a query or an answer.
+    fn lookup(&mut self, header: &Header, lookup: &Lookup<'_>) -> Option<Event> {
+        let body = lookup.body;
+        let stream = Transport::from_protocol(body.protocol) == Transport::Tcp;
+        let received = body.detail & lookup_detail::RECEIVED != 0;
+        let message = dns::parse(lookup.payload, stream).filter(|dns| dns.answer == received);
+        let Some(message) = message else {
+            self.counters.no_lookups += 1;
+            return None;
+        };
+        let kind = if received {
+            Kind::LookupResult
+        } else {
+            Kind::LookupRequested
+        };
+        let process = self.actor(header);
+        let target = Target::Network(Network {
+            dns: Some(Box::new(message)),
+            ..connection_of(body, Direction::Egress)
+        });
+        Some(self.stamp(kind, header, process, target))
     }
 
     /// A socket was closed: an event if it was connected.
@@ -688,6 +746,7 @@ fn connection_of(body: &ConnectBody, direction: Direction) -> Network {
         destination,
         transport: Transport::from_protocol(body.protocol),
         direction,
+        dns: None,
     }
 }
 

@@ -47,6 +47,11 @@ pub const fn events_of(record: Record) -> Kinds {
         Record::Throttle => Kinds::NONE
             .with(Kind::ThrottleStarted)
             .with(Kind::ThrottleEnded),
+        Record::ConnectRefused => Kinds::NONE.with(Kind::ConnectionDenied),
+        Record::UdpConnect => Kinds::NONE.with(Kind::UdpConnect),
+        Record::Dns => Kinds::NONE
+            .with(Kind::LookupRequested)
+            .with(Kind::LookupResult),
     }
 }
 

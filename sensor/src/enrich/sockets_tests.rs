@@ -1,4 +1,7 @@
 //! Connections from records: which way, whose, and which closes are events.
+//!
+//! In: records of accepts, connects and closes as the kernel programs send them. Out: the events, and none for sockets that never
+//! carried a connection. Must never depend on the host: all addresses and processes are made up.
 
 use sensor_ebpf::{ConnectBody, Kind, record_flag};
 
@@ -129,5 +132,66 @@ fn whoever_closes_it_ends_it_and_a_kernel_thread_stands_for_the_owner() {
     assert!(
         ended[0].starts_with("disconnect_received 100 1000 "),
         "{ended:?}"
+    );
+}
+
+#[test]
+fn a_message_is_a_lookup_only_on_the_way_it_says() {
+    let mut to = enricher();
+    let answer = to.feed_lookup(1, SERVER, [192, 0, 2, 53]);
+    assert_eq!(answer.kind.action(), "lookup_result");
+    let network = answer.network().unwrap();
+    assert_eq!(network.direction, Direction::Egress);
+    assert_eq!(network.destination.port, Some(53));
+    let dns = network.dns.as_ref().unwrap();
+    assert_eq!(&*dns.question.name, "www.example.org");
+    assert_eq!(dns.resolved.len(), 2);
+    // An answer that is sent, as a name server does, and what is no message at all.
+    for payload in [
+        &b"\x12\x34\x81\x80\0\x01\0\0\0\0\0\0\x01a\0\0\x01\0\x01"[..],
+        b"noise",
+        b"",
+    ] {
+        let body = ConnectBody {
+            remote_port: 53,
+            protocol: 17,
+            ..body(1)
+        };
+        let lookup = Lookup {
+            body: &body,
+            payload,
+        };
+        let events = to.feed_all(&header(Kind::Dns, 2, SERVER), Body::Dns(lookup));
+        assert!(events.is_empty(), "{events:?}");
+    }
+    assert_eq!(to.counters().no_lookups, 3);
+}
+
+#[test]
+fn what_begins_no_connection_ends_none() {
+    let mut to = enricher();
+    let refused = ConnectBody {
+        detail: 13,
+        ..body(6)
+    };
+    for (record, action) in [
+        (Body::ConnectRefused(&refused), "connection_denied"),
+        (Body::UdpConnect(&refused), "udp_connect"),
+    ] {
+        let events = to.feed_all(&header(Kind::UdpConnect, 1, SERVER), record);
+        assert_eq!(events.len(), 1);
+        assert_eq!(events[0].kind.action(), action);
+        assert!(fed(&mut to, Kind::Close, SERVER, 0, &body(6)).is_empty());
+    }
+    // A peer that is taken away is none.
+    let none = ConnectBody {
+        remote: [0; 16],
+        remote_port: 0,
+        ..body(6)
+    };
+    let record = Body::UdpConnect(&none);
+    assert!(
+        to.feed_all(&header(Kind::UdpConnect, 1, SERVER), record)
+            .is_empty()
     );
 }

@@ -5,10 +5,11 @@
 
 use sensor_ebpf::{
     ABI, ConnectBody, CredentialsBody, ExecBody, ExitBody, FileActBody, FileBody, FileEndBody,
-    ForkBody, Header, Ids, Kind, MemfdBody, ModuleBody, PtraceBody, SessionBody, moment,
+    ForkBody, Header, Ids, Kind, MemfdBody, ModuleBody, PtraceBody, SessionBody, lookup_detail,
+    moment,
 };
 
-use crate::decode::{Body, Exec, File, FileAct, Memfd, Module, Record};
+use crate::decode::{Body, Exec, File, FileAct, Lookup, Memfd, Module, Record};
 use crate::event::Event;
 
 use super::Enricher;
@@ -305,6 +306,32 @@ impl Enricher {
     pub(crate) fn feed_begin(&mut self, header: &Header, begin: FileAct<'_>) {
         let begun = self.feed_all(header, Body::FileAct(begin));
         assert!(begun.is_empty(), "{begun:#?}");
+    }
+
+    /// An answer to a question for `www.example.org`: addresses of both families.
+    pub(crate) fn feed_lookup(&mut self, boot_ns: u64, key: Key, server: [u8; 4]) -> Event {
+        let payload: &[u8] =
+            b"\x12\x34\x81\x80\0\x01\0\x02\0\0\0\0\x03www\x07example\x03org\0\0\x01\0\x01\
+            \xc0\x0c\0\x01\0\x01\0\0\0\x09\0\x04\xc0\0\x02\x07\
+            \xc0\x0c\0\x1c\0\x01\0\0\0\x09\0\x10\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x07";
+        let mut remote = [0; 16];
+        remote[..4].copy_from_slice(&server);
+        let body = ConnectBody {
+            family: 2,
+            local_port: 50_053,
+            remote_port: 53,
+            protocol: 17,
+            local: [10; 16],
+            remote,
+            netns: 1,
+            detail: u32::try_from(payload.len()).unwrap() | lookup_detail::RECEIVED,
+            socket: 1,
+        };
+        let lookup = Lookup {
+            body: &body,
+            payload,
+        };
+        self.feed(&header(Kind::Dns, boot_ns, key), Body::Dns(lookup))
     }
 
     pub(crate) fn feed_connect(

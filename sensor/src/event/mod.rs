@@ -4,6 +4,7 @@
 //! implements (the sensor's own typed events, events read from JSON lines). Must never import another stage.
 
 pub mod act;
+pub mod dns;
 pub mod file;
 pub mod network;
 pub mod process;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use act::{Memfd, Module, Traced};
+pub use dns::Dns;
 pub use file::File;
 pub use network::Network;
 pub use process::{
@@ -250,6 +252,12 @@ kinds! {
     ConnectionAccepted = "connection_accepted" Network ["network"] ["start"] "network";
     /// A program let go of a connection; what the other side does is not reported.
     DisconnectReceived = "disconnect_received" Network ["network"] ["end"] "network";
+    /// This host's own policy refused a connect: a security module, a route, a filter.
+    ConnectionDenied = "connection_denied" Network ["network"] ["denied"] "network";
+    /// A UDP socket was given a peer; nothing was sent.
+    UdpConnect = "udp_connect" Network ["network"] ["connection"] "network";
+    LookupRequested = "lookup_requested" Network ["network" "dns"] ["protocol" "info"] "network";
+    LookupResult = "lookup_result" Network ["network" "dns"] ["protocol" "info"] "network";
     UidChange = "uid_change" Process ["process"] ["change"] "process";
     GidChange = "gid_change" Process ["process"] ["change"] "process";
     SessionIdChange = "session_id_change" Process ["process"] ["change"] "process";

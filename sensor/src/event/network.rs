@@ -6,6 +6,8 @@
 use std::net::IpAddr;
 use std::sync::OnceLock;
 
+use super::Dns;
+
 /// Layer 4 protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
@@ -91,6 +93,8 @@ pub struct Network {
     pub destination: Endpoint,
     pub transport: Transport,
     pub direction: Direction,
+    /// The message that was sent or received, where one is known.
+    pub dns: Option<Box<Dns>>,
 }
 
 impl Network {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use super::file::{Change, Inode, PathText};
 use super::process::{Facts, Image, Leader};
-use super::{Account, Container, Event, File, Kind, Kinds, Network, Value, Values};
+use super::{
+    Account, Container, Dns, Event, File, Kind, Kinds, Network, OwnedValue, Value, Values,
+};
 
 /// Declared type of a field. Ids of users, groups and inodes are keywords, as in ECS; rules may still compare them with
 /// numbers.
@@ -79,6 +81,8 @@ const ACTS: Kinds = LINKS
     .with(Kind::MakeDirectory)
     .with(Kind::MakeNode);
 const LINKS: Kinds = Kinds::NONE.with(Kind::Link).with(Kind::Symlink);
+const ANSWER: Kinds = Kinds::NONE.with(Kind::LookupResult);
+const DNS: Kinds = ANSWER.with(Kind::LookupRequested);
 
 const fn row(
     path: &'static str,
@@ -121,6 +125,15 @@ pub static FIELDS: &[FieldRow] = &[
     row("destination.address", FieldType::Keyword, Kinds::NETWORK, "`destination.ip` as text", |e| maybe(network(e).and_then(|n| n.destination.address()))),
     row("destination.ip", FieldType::Ip, Kinds::NETWORK, "address connected to; absent while the kernel has not chosen it", |e| ip(network(e).and_then(|n| n.destination.ip))),
     row("destination.port", FieldType::Number, Kinds::NETWORK, "port connected to; absent while the kernel has not chosen it", |e| number(network(e).and_then(|n| n.destination.port))),
+    row("dns.Ext.status", FieldType::Number, ANSWER, "response code of the message, as a number", |e| number(dns(e).map(|d| d.response_code.number))),
+    row("dns.id", FieldType::Keyword, DNS, "number of the message", |e| maybe(dns(e).map(|d| d.id.as_str()))),
+    row("dns.op_code", FieldType::Keyword, DNS, "kind of query, from the message", |e| maybe(dns(e).map(|d| d.op_code.name()))),
+    row("dns.question.class", FieldType::Keyword, DNS, "class of what is asked, from the message", |e| maybe(dns(e).map(|d| d.question.class.name()))),
+    row("dns.question.name", FieldType::Keyword, DNS, "name that is asked for, from the message sent or received on port 53", |e| maybe(dns(e).map(|d| &*d.question.name))),
+    row("dns.question.type", FieldType::Keyword, DNS, "type of record that is asked for, from the message", |e| maybe(dns(e).map(|d| d.question.kind.name()))),
+    row("dns.resolved_ip", FieldType::Ip, ANSWER, "addresses in the answers of the message, as far as its first 512 bytes go", |e| list(dns(e).map(|d| &*d.resolved))).array(),
+    row("dns.response_code", FieldType::Keyword, ANSWER, "response code of the message", |e| maybe(dns(e).map(|d| d.response_code.name()))),
+    row("dns.type", FieldType::Keyword, DNS, "`query` or `answer`", |e| maybe(dns(e).map(|d| if d.answer { "answer" } else { "query" }))),
     row("event.Ext.incomplete", FieldType::Boolean, Kinds::ALL, "true when something could not be read or did not fit, and `/proc` had it no more; else absent", |e| boolean(Some(true).filter(|_| e.marks.incomplete))),
     row("event.Ext.truncated", FieldType::Boolean, Kinds::ALL, "true when some text was cut at its bound, and `/proc` had it no more; else absent", |e| boolean(Some(true).filter(|_| e.marks.truncated))),
     row("event.action", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.action())),
@@ -128,7 +141,7 @@ pub static FIELDS: &[FieldRow] = &[
     row("event.dataset", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| fixed(e.kind.dataset())),
     row("event.kind", FieldType::Keyword, Kinds::ALL, "constant `event`", |_| fixed("event")),
     row("event.module", FieldType::Keyword, Kinds::ALL, "constant `endpoint`, as public rules expect", |_| fixed("endpoint")),
-    row("event.outcome", FieldType::Keyword, Kinds::ALL, "`success`: only acts that succeeded are reported; `unknown` where the record that would say so was lost", |e| fixed(if e.confirmed() { "success" } else { "unknown" })),
+    row("event.outcome", FieldType::Keyword, Kinds::ALL, "`success`, since only acts that succeeded are reported, but `failure` for `connection_denied`; `unknown` where the record that would say so was lost", |e| fixed(if e.kind == Kind::ConnectionDenied { "failure" } else if e.confirmed() { "success" } else { "unknown" })),
     row("event.sequence", FieldType::Number, Kinds::ALL, "position in this run of the sensor, from 1", |e| int(e.sequence)),
     row("event.type", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| Values::Static(e.kind.types())).array(),
     row("file.Ext.modification", FieldType::Keyword, MODIFICATION, "what was done: `write` (the first of an open), `truncate`, `chmod` or `chown`", |e| maybe(file(e).and_then(|f| f.change).map(Change::name))),
@@ -158,7 +171,8 @@ pub static FIELDS: &[FieldRow] = &[
     row("host.name", FieldType::Keyword, Kinds::ALL, "node name of the running kernel", |e| text(&e.host.name)),
     row("host.os.kernel", FieldType::Keyword, Kinds::ALL, "release of the running kernel", |e| text(&e.host.kernel)),
     row("host.os.type", FieldType::Keyword, Kinds::ALL, "constant `linux`", |_| fixed("linux")),
-    row("network.direction", FieldType::Keyword, Kinds::NETWORK, "`egress` for a connect, `ingress` for an accept; on `disconnect_received` as on the event that began the connection", |e| maybe(network(e).map(|n| n.direction.name()))),
+    row("network.direction", FieldType::Keyword, Kinds::NETWORK, "`egress` for a connect or a lookup, `ingress` for an accept; on `disconnect_received` as on the event that began the connection", |e| maybe(network(e).map(|n| n.direction.name()))),
+    row("network.protocol", FieldType::Keyword, DNS, "constant `dns`", |e| maybe(dns(e).map(|_| "dns"))),
     row("network.transport", FieldType::Keyword, Kinds::NETWORK, "protocol of the socket", |e| maybe(network(e).and_then(|n| n.transport.name()))),
     row("network.type", FieldType::Keyword, Kinds::NETWORK, "version of the addresses: `ipv4` or `ipv6`", |e| maybe(network(e).and_then(Network::ip_version))),
     row("process.Ext.ancestry", FieldType::Keyword, Kinds::PROCESS, "entity ids of the ancestors, nearest first, at most 32, from the process table", |e| strs(Some(e.process.lineage.entity_ids()))).array(),
@@ -313,6 +327,10 @@ fn network(event: &Event) -> Option<&Network> {
     event.network()
 }
 
+fn dns(event: &Event) -> Option<&Dns> {
+    network(event)?.dns.as_deref()
+}
+
 fn fixed(value: &'static str) -> Values<'static> {
     Values::One(Value::Str(value))
 }
@@ -330,6 +348,14 @@ fn maybe(value: Option<&str>) -> Values<'_> {
 fn strs(values: Option<&[Arc<str>]>) -> Values<'_> {
     match values {
         Some(values) if !values.is_empty() => Values::Strs(values),
+        _ => Values::Missing,
+    }
+}
+
+/// No value is a missing field.
+fn list(values: Option<&[OwnedValue]>) -> Values<'_> {
+    match values {
+        Some(values) if !values.is_empty() => Values::List(values),
         _ => Values::Missing,
     }
 }

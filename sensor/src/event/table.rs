@@ -109,11 +109,11 @@ mod tests {
             assert_eq!(table.path(id), row.path);
             assert_eq!(table.ty(id), Some(row.ty));
         }
-        assert_eq!(table.resolve("dns.question.name"), None);
-        let id = table.intern("dns.question.name");
+        assert_eq!(table.resolve("url.full"), None);
+        let id = table.intern("url.full");
         assert_eq!(usize::from(id.0), FIELDS.len());
-        assert_eq!(table.intern("dns.question.name"), id);
-        assert_eq!(table.path(id), "dns.question.name");
+        assert_eq!(table.intern("url.full"), id);
+        assert_eq!(table.path(id), "url.full");
         assert_eq!(table.ty(id), None);
         assert_eq!(table.path(FieldId(u16::MAX)), "");
     }

@@ -29,7 +29,7 @@ use super::{
     btf::{Btf, TypeKind},
     named,
     ring::Ring,
-    support::{Support, SupportError, needs_memlock, slots_of},
+    support::{Support, SupportError, needs_memlock, slots_of, socket_calls},
 };
 
 /// The kernel object, empty when this was built without a kernel toolchain.
@@ -259,6 +259,66 @@ static PROGRAMS: &[Entry] = &[
         blind_to: &["connections accepted through io_uring"],
     },
     Entry {
+        name: "connect_v4",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("tcp_v4_connect"),
+        blind_to: &["connects refused by a program of the cgroup"],
+    },
+    Entry {
+        name: "connect_v6",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("tcp_v6_connect"),
+        blind_to: &["connects refused by a program of the cgroup"],
+    },
+    Entry {
+        name: "udp_connect",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("inet_dgram_connect"),
+        blind_to: &["connects refused by a program of the cgroup"],
+    },
+    Entry {
+        name: "connect_denied",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("security_socket_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "socket_call",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "connects through io_uring",
+            "connects through socketcall of 32-bit programs",
+        ],
+    },
+    Entry {
+        name: "udp_connect",
+        kind: Kind::UdpConnect,
+        hook: Hook::Return("inet_dgram_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "socket_call",
+        kind: Kind::UdpConnect,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "connects through io_uring",
+            "connects through socketcall of 32-bit programs",
+        ],
+    },
+    Entry {
+        name: "dns_message",
+        kind: Kind::Dns,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "who asked a resolver that runs on this host: its own lookups are seen, as the resolver's",
+            "lookups over TLS or HTTPS, and over any port but 53",
+            "lookups through io_uring",
+            "lookups of 32-bit programs",
+            "name servers connected to before the sensor started, or by another process",
+        ],
+    },
+    Entry {
         name: "close",
         kind: Kind::Close,
         hook: Hook::Entry("tcp_close"),
@@ -412,6 +472,7 @@ static SCRATCH: &[&str] = &[
     "EXEC_SCRATCH",
     "FILE_OPEN_SCRATCH",
     "SYS_EXIT_SCRATCH",
+    "DNS_SCRATCH",
     "MEMFD_SCRATCH",
     "MEMFD_HUGE_SCRATCH",
     "PROCESS_CALL_SCRATCH",
@@ -695,6 +756,7 @@ fn load_object(
         .override_global("OFFSETS", support.offsets.as_slice(), true)
         .override_global("SETTINGS", support.settings.as_bytes(), true)
         .override_global("BULK", support.bulk.as_bytes(), true)
+        .override_global("SOCKET_CALLS", socket_calls().as_bytes(), true)
         .map_max_entries("RING", options.ring_bytes)
         .map_max_entries("NAMES", named::NAMES_ENTRIES)
         .map_max_entries("ACTORS", options.named.actors())

@@ -9,8 +9,8 @@ use rustix::fs::statfs;
 use sensor_ebpf::{
     ABI, Kind,
     settings::{
-        ABSENT, ActSlots, BulkSettings, CALL_WORDS, FILE_ACTS, Member, NO_SYSCALL, Offsets,
-        SCOPES_MAX, Settings,
+        ABSENT, ActSlots, BulkSettings, CALL_WORDS, FILE_ACTS, Member, Offsets, SCOPES_MAX,
+        Settings, SocketCall, SocketCalls,
     },
 };
 
@@ -253,9 +253,6 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         pidtype_pgid: pid_type("PIDTYPE_PGID")?,
         pidtype_sid: pid_type("PIDTYPE_SID")?,
         accept_parameters: parameter_count(btf, "inet_csk_accept")?,
-        accept_calls: calls.accept,
-        accept_calls_compat: calls.accept_compat,
-        socketcall_compat: calls.socketcall_compat,
         environment: u32::from(options.environment),
         hugetlb_file_setup_parameters: parameter_count(btf, "hugetlb_file_setup")?,
         named_kinds: options.named.kinds().bits(),
@@ -264,6 +261,7 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         call_arguments: file_calls.arguments,
         file_calls: file_calls.calls,
         reserved_calls: 0,
+        reserved_network: 0,
     })
 }
 
@@ -278,10 +276,6 @@ struct SystemCalls {
     /// Those that may create a file: open, creat, openat, openat2.
     open: [u32; 4],
     open_compat: [u32; 4],
-    /// accept and accept4; 32-bit programs have only the second, and socketcall.
-    accept: [u32; 2],
-    accept_compat: [u32; 2],
-    socketcall_compat: u32,
     /// Those that change ids, set*uid and set*gid, and the four below. The 32-bit table has the former for short and for long
     /// ids.
     process: Vec<u32>,
@@ -300,9 +294,6 @@ fn system_calls() -> SystemCalls {
     SystemCalls {
         open: [2, 85, 257, 437],
         open_compat: [5, 8, 295, 437],
-        accept: [43, 288],
-        accept_compat: [364, NO_SYSCALL],
-        socketcall_compat: 102,
         process: vec![105, 106, 113, 114, 117, 119, 122, 123, 112, 109, 319, 101],
         process_compat: vec![
             23, 46, 70, 71, 138, 139, 164, 170, 203, 204, 208, 210, 213, 214, 215, 216, 66, 57,
@@ -322,9 +313,6 @@ fn system_calls() -> SystemCalls {
     SystemCalls {
         open: Settings::UNSET.open_calls,
         open_compat: Settings::UNSET.open_calls_compat,
-        accept: Settings::UNSET.accept_calls,
-        accept_compat: Settings::UNSET.accept_calls_compat,
-        socketcall_compat: NO_SYSCALL,
         process: Vec::new(),
         process_compat: Vec::new(),
         setsid: Settings::UNSET.setsid,
@@ -345,6 +333,43 @@ fn set(numbers: &[u32]) -> [u64; CALL_WORDS] {
         }
     }
     words
+}
+
+/// What system calls do with sockets.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn socket_calls() -> SocketCalls {
+    use SocketCall::*;
+    const NATIVE: &[(usize, SocketCall)] = &[
+        (0, Read),
+        (1, Write),
+        (19, ReadPieces),
+        (20, WritePieces),
+        (42, Connect),
+        (43, Accept),
+        (44, Send),
+        (45, Receive),
+        (46, SendMessage),
+        (47, ReceiveMessage),
+        (288, Accept),
+        (299, ReceiveMessages),
+        (307, SendMessages),
+    ];
+    const COMPAT: &[(usize, SocketCall)] = &[(102, Any), (362, Connect), (364, Accept)];
+    let mut calls = SocketCalls::UNSET;
+    for (table, rows) in [(&mut calls.native, NATIVE), (&mut calls.compat, COMPAT)] {
+        for (number, call) in rows {
+            if let Some(entry) = table.get_mut(*number) {
+                *entry = *call as u8;
+            }
+        }
+    }
+    calls
+}
+
+/// Without numbers the program at the return of system calls is not attached.
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) fn socket_calls() -> SocketCalls {
+    SocketCalls::UNSET
 }
 
 /// A number nobody outside can know, the same for one run of the daemon.

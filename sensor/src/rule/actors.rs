@@ -172,7 +172,7 @@ mod tests {
                 Some(&["ld"]),
             ),
             (
-                r#"sequence by host.id [process where true] ![file where process.name == "a"] [process where true] until [file where process.name == "b"]"#,
+                r#"sequence by host.id with maxspan=1m [process where true] ![file where process.name == "a"] [process where true] until [file where process.name == "b"]"#,
                 Some(&["a", "b"]),
             ),
             (r#"process where true"#, Some(&[])),

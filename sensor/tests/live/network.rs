@@ -223,7 +223,7 @@ int main(void)
 "#;
 
 /// Builds an actor in the scope's folder.
-fn build(scope: &Scope, name: &str, source: &str) {
+pub(crate) fn build(scope: &Scope, name: &str, source: &str) {
     let file = format!("{name}.c");
     scope.write(&file, source);
     let built = Command::new("gcc")
@@ -235,7 +235,7 @@ fn build(scope: &Scope, name: &str, source: &str) {
 }
 
 /// Events of a category, in order.
-fn of_category<'a>(events: &'a [Value], category: &str) -> Vec<&'a Value> {
+pub(crate) fn of_category<'a>(events: &'a [Value], category: &str) -> Vec<&'a Value> {
     let is = |event: &&Value| {
         let categories = at(event, "event.category").as_array();
         categories.is_some_and(|all| all.iter().any(|one| one == category))
