@@ -1,0 +1,426 @@
+//! The programs of the kernel object: what each hooks, which record kind it serves, and what it can't see.
+//!
+//! In: nothing; this is a table. Out: its rows, in the order they are attached, and the maps with one buffer per processor. A
+//! program is listed here or it is never loaded.
+
+use sensor_ebpf::Kind;
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+pub(super) enum Hook {
+    /// A typed tracepoint.
+    Tracepoint(&'static str),
+    /// The begin of a function, through a trampoline.
+    Entry(&'static str),
+    /// The return of a function, through a trampoline.
+    Return(&'static str),
+    /// The same, of a function without which what it does can not happen either.
+    ReturnIfThere(&'static str),
+}
+
+/// One program of the kernel object, for one record kind. A program that serves several kinds has a row for each, asks the map
+/// `SERVED` which of them it is to report, and is attached once.
+pub(super) struct Entry {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) hook: Hook,
+    pub(super) blind_to: &'static [&'static str],
+}
+
+const IO_URING: &str = "acts through io_uring";
+const KERNEL_ITSELF: &str = "acts of the kernel itself";
+const LINKS_ON_THE_WAY: &str = "where symbolic links on the way to a file lead";
+
+/// One half of a file act, at the return of a function.
+const fn act(kind: Kind, name: &'static str, function: &'static str) -> Entry {
+    Entry {
+        name,
+        kind,
+        hook: Hook::Return(function),
+        blind_to: &[],
+    }
+}
+
+/// The begin of a file act at its system call: one program for all the kinds that need it.
+const fn call_begin(kind: Kind, blind_to: &'static [&'static str]) -> Entry {
+    Entry {
+        name: "file_call_begin",
+        kind,
+        hook: Hook::Tracepoint("sys_enter"),
+        blind_to,
+    }
+}
+
+/// The other half of [`call_begin`].
+const fn call_end(kind: Kind) -> Entry {
+    Entry {
+        name: "file_call_end",
+        kind,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    }
+}
+
+const fn entry(
+    name: &'static str,
+    kind: Kind,
+    hook: Hook,
+    blind_to: &'static [&'static str],
+) -> Entry {
+    Entry {
+        name,
+        kind,
+        hook,
+        blind_to,
+    }
+}
+
+/// Modifications that no hook sees, and besides them those that system calls do not tell.
+const UNMODIFIED: &[&str] = &[
+    "writes through a memory mapping",
+    "contents shared between files by a clone",
+    "the kernel's own file systems, such as /proc and /sys",
+];
+const UNMODIFIED_BY_CALL: &[&str] = &[
+    UNMODIFIED[0],
+    UNMODIFIED[1],
+    UNMODIFIED[2],
+    "changes through io_uring, or by the kernel itself",
+    "where a path of the caller leads, when another thread changes it meanwhile",
+];
+
+/// Grouped by kind; within a kind trampolines come first, and either all of them or the tracepoints are attached.
+pub(super) static PROGRAMS: &[Entry] = &[
+    Entry {
+        name: "process_fork",
+        kind: Kind::Fork,
+        hook: Hook::Tracepoint("sched_process_fork"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_exec",
+        kind: Kind::Exec,
+        hook: Hook::Tracepoint("sched_process_exec"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_exit",
+        kind: Kind::Exit,
+        hook: Hook::Tracepoint("sched_process_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "file_create",
+        kind: Kind::FileCreate,
+        hook: Hook::Return("security_file_open"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "file_create_by_syscall",
+        kind: Kind::FileCreate,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "files created through io_uring",
+            "files created by the kernel itself, such as core dumps",
+            "files whose open was denied after they were created",
+        ],
+    },
+    act(Kind::Rename, "rename_begin", "security_path_rename"),
+    act(Kind::Rename, "rename_end", "vfs_rename"),
+    call_begin(Kind::Rename, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Rename),
+    act(Kind::Delete, "delete_begin", "security_path_unlink"),
+    act(Kind::Delete, "delete_end", "vfs_unlink"),
+    call_begin(Kind::Delete, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Delete),
+    act(Kind::Link, "link_begin", "security_path_link"),
+    act(Kind::Link, "link_end", "vfs_link"),
+    call_begin(Kind::Link, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Link),
+    act(Kind::Symlink, "symlink_begin", "security_path_symlink"),
+    act(Kind::Symlink, "symlink_end", "vfs_symlink"),
+    call_begin(Kind::Symlink, &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY]),
+    call_end(Kind::Symlink),
+    act(Kind::MakeDirectory, "mkdir_begin", "security_path_mkdir"),
+    act(Kind::MakeDirectory, "mkdir_end", "vfs_mkdir"),
+    call_begin(
+        Kind::MakeDirectory,
+        &[IO_URING, KERNEL_ITSELF, LINKS_ON_THE_WAY],
+    ),
+    call_end(Kind::MakeDirectory),
+    act(Kind::MakeNode, "mknod_begin", "security_path_mknod"),
+    act(Kind::MakeNode, "mknod_end", "vfs_mknod"),
+    call_begin(
+        Kind::MakeNode,
+        &["sockets bound to a path", KERNEL_ITSELF, LINKS_ON_THE_WAY],
+    ),
+    call_end(Kind::MakeNode),
+    Entry {
+        name: "connect_v4",
+        kind: Kind::Connect,
+        hook: Hook::Return("tcp_v4_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "connect_v6",
+        kind: Kind::Connect,
+        hook: Hook::Return("tcp_v6_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "connect_by_state",
+        kind: Kind::Connect,
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        blind_to: &["the local port of sockets that bound none"],
+    },
+    Entry {
+        name: "accept",
+        kind: Kind::Accept,
+        hook: Hook::Return("inet_csk_accept"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "socket_call",
+        kind: Kind::Accept,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &["connections accepted through io_uring"],
+    },
+    Entry {
+        name: "connect_v4",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("tcp_v4_connect"),
+        blind_to: &["connects refused by a program of the cgroup"],
+    },
+    Entry {
+        name: "connect_v6",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("tcp_v6_connect"),
+        blind_to: &["connects refused by a program of the cgroup"],
+    },
+    Entry {
+        name: "udp_connect",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("inet_dgram_connect"),
+        blind_to: &["connects refused by a program of the cgroup"],
+    },
+    Entry {
+        name: "connect_denied",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Return("security_socket_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "socket_call",
+        kind: Kind::ConnectRefused,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "connects through io_uring",
+            "connects through socketcall of 32-bit programs",
+        ],
+    },
+    Entry {
+        name: "udp_connect",
+        kind: Kind::UdpConnect,
+        hook: Hook::Return("inet_dgram_connect"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "socket_call",
+        kind: Kind::UdpConnect,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "connects through io_uring",
+            "connects through socketcall of 32-bit programs",
+        ],
+    },
+    Entry {
+        name: "dns_message",
+        kind: Kind::Dns,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[
+            "who asked a resolver that runs on this host: its own lookups are seen, as the resolver's",
+            "lookups over TLS or HTTPS, and over any port but 53",
+            "lookups through io_uring",
+            "lookups of 32-bit programs",
+            "name servers connected to before the sensor started, or by another process",
+        ],
+    },
+    Entry {
+        name: "close",
+        kind: Kind::Close,
+        hook: Hook::Entry("tcp_close"),
+        blind_to: &["sockets connected before the sensor started"],
+    },
+    Entry {
+        name: "close_by_state",
+        kind: Kind::Close,
+        hook: Hook::Tracepoint("inet_sock_set_state"),
+        blind_to: &["sockets connected before the sensor started"],
+    },
+    Entry {
+        name: "close_by_end",
+        kind: Kind::Close,
+        hook: Hook::Tracepoint("tcp_destroy_sock"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "credentials_change",
+        kind: Kind::Credentials,
+        hook: Hook::Entry("commit_creds"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_enter",
+        kind: Kind::Credentials,
+        hook: Hook::Tracepoint("sys_enter"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Credentials,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "session_change",
+        kind: Kind::Session,
+        hook: Hook::Return("ksys_setsid"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "group_change",
+        kind: Kind::Session,
+        hook: Hook::Return("security_task_setpgid"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Session,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &["process groups of children set from outside, in a pid namespace"],
+    },
+    Entry {
+        name: "memfd_create",
+        kind: Kind::Memfd,
+        hook: Hook::Return("shmem_file_setup"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "memfd_create_huge",
+        kind: Kind::Memfd,
+        hook: Hook::ReturnIfThere("hugetlb_file_setup"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Memfd,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "ptrace_attached",
+        kind: Kind::Ptrace,
+        hook: Hook::Return("ptrace_attach"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "process_call_exit",
+        kind: Kind::Ptrace,
+        hook: Hook::Tracepoint("sys_exit"),
+        blind_to: &[],
+    },
+    Entry {
+        name: "module_loaded",
+        kind: Kind::Module,
+        hook: Hook::Tracepoint("module_load"),
+        blind_to: &[],
+    },
+    entry(
+        "file_write",
+        Kind::Modify,
+        Hook::Return("generic_write_checks"),
+        UNMODIFIED,
+    ),
+    entry(
+        "file_write_open",
+        Kind::Modify,
+        Hook::Return("security_file_open"),
+        &[],
+    ),
+    entry(
+        "file_truncate",
+        Kind::Modify,
+        Hook::Return("do_truncate"),
+        &[],
+    ),
+    entry(
+        "path_truncate",
+        Kind::Modify,
+        Hook::Return("vfs_truncate"),
+        &[],
+    ),
+    entry(
+        "file_chmod",
+        Kind::Modify,
+        Hook::Return("chmod_common"),
+        &[],
+    ),
+    entry(
+        "file_chown",
+        Kind::Modify,
+        Hook::Return("chown_common"),
+        &[],
+    ),
+    entry(
+        "file_modify_by_syscall",
+        Kind::Modify,
+        Hook::Tracepoint("sys_exit"),
+        UNMODIFIED_BY_CALL,
+    ),
+    entry(
+        "file_open",
+        Kind::Open,
+        Hook::Return("security_file_open"),
+        &["other names of a watched file"],
+    ),
+    entry(
+        "file_open_by_syscall",
+        Kind::Open,
+        Hook::Tracepoint("sys_exit"),
+        &[
+            "other names of a watched file",
+            "files opened through io_uring, or by the kernel itself",
+        ],
+    ),
+];
+
+/// Maps with one buffer per possible processor.
+pub(super) static SCRATCH: &[&str] = &[
+    "EXEC_SCRATCH",
+    "FILE_OPEN_SCRATCH",
+    "SYS_EXIT_SCRATCH",
+    "DNS_SCRATCH",
+    "MEMFD_SCRATCH",
+    "MEMFD_HUGE_SCRATCH",
+    "PROCESS_CALL_SCRATCH",
+    "RENAME_SCRATCH",
+    "DELETE_SCRATCH",
+    "LINK_SCRATCH",
+    "SYMLINK_SCRATCH",
+    "MKDIR_SCRATCH",
+    "MKNOD_SCRATCH",
+    "FILE_CALL_ENTER_SCRATCH",
+    "FILE_CALL_EXIT_SCRATCH",
+];
+
+/// The same for kinds that come in masses: tiny unless they are wanted.
+pub(super) static BULK_SCRATCH: &[&str] = &[
+    "FILE_WRITE_SCRATCH",
+    "FILE_TRUNCATE_SCRATCH",
+    "PATH_TRUNCATE_SCRATCH",
+    "FILE_CHMOD_SCRATCH",
+    "FILE_CHOWN_SCRATCH",
+    "MODIFY_SYSCALL_SCRATCH",
+    "WATCHED_OPEN_SCRATCH",
+    "OPEN_SYSCALL_SCRATCH",
+];
