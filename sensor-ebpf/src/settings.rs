@@ -81,6 +81,7 @@ offsets! {
     pid_level = "pid" "level";
     pid_numbers = "pid" "numbers";
     upid_nr = "upid" "nr";
+    mm_exe_file = "mm_struct" "exe_file";
     mm_arg_start = "mm_struct" "arg_start";
     mm_arg_end = "mm_struct" "arg_end";
     mm_env_start = "mm_struct" "env_start" optional;

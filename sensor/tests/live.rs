@@ -44,6 +44,8 @@ mod loss;
 mod network;
 #[path = "live/processes.rs"]
 mod processes;
+#[path = "live/runs.rs"]
+mod runs;
 #[path = "live/scope.rs"]
 mod scope;
 #[path = "live/self_check.rs"]

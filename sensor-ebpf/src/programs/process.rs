@@ -217,9 +217,6 @@ unsafe fn exec_record(task: u64, old_tid: u32, bprm: u64, scratch: *mut ExecScra
         let fs = faults.pointer(task, offset!(task_fs));
         let root = Place::read(&mut faults, fs, offset!(fs_root));
         let executable = Place::read(&mut faults, file, offset!(file_path));
-        if is_deleted(&mut faults, file, executable) {
-            add_flag(flags, record_flag::EXE_DELETED);
-        }
         path::walk(&mut faults, executable, root, walk);
         add_flag(flags, Walk::flags(walk));
         parts.path(&mut faults, 2, PartKind::Executable, walk);
@@ -257,14 +254,6 @@ unsafe fn exec_record(task: u64, old_tid: u32, bprm: u64, scratch: *mut ExecScra
 unsafe fn add_flag(flags: *mut u32, flag: u32) {
     // SAFETY: the caller's pointer is valid.
     unsafe { flags.write_volatile(flags.read_volatile() | flag) };
-}
-
-/// True when the executable has no name in any directory any more.
-#[inline(always)]
-fn is_deleted(faults: &mut Faults, file: u64, place: Place) -> bool {
-    let inode = faults.pointer(file, offset!(file_inode));
-    let links = faults.read::<u32>(inode, offset!(inode_nlink));
-    place.is_unlinked(faults) || links == 0
 }
 
 /// Fills the fixed part of an exec, arguments aside.

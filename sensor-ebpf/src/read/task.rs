@@ -9,7 +9,7 @@ use sensor_ebpf::{
     settings::{ABSENT, CGROUP_DEPTH_MAX, SCOPES_MAX},
 };
 
-use super::{Faults, opaque};
+use super::{Faults, opaque, path::Place};
 use crate::globals::{CHECKED, constant, offset, setting};
 
 /// `PF_KTHREAD` of `task_struct.flags`.
@@ -155,6 +155,8 @@ pub(crate) unsafe fn fill_header(faults: &mut Faults, header: *mut Header, kind:
         (*header).mntns = mount_namespace(faults, task);
         (*header).flags = if task_flags & PF_KTHREAD != 0 {
             record_flag::KTHREAD
+        } else if is_executable_deleted(faults, task) {
+            record_flag::EXE_DELETED
         } else {
             0
         };
@@ -164,6 +166,23 @@ pub(crate) unsafe fn fill_header(faults: &mut Faults, header: *mut Header, kind:
         (*header).gid = faults.read::<u32>(cred, offset!(cred_egid));
         (*header).reserved = 0;
     }
+}
+
+/// True when what the task runs has no name in any directory any more, or not the one it was run by. False once the task has
+/// given its memory back.
+#[inline(always)]
+fn is_executable_deleted(faults: &mut Faults, task: u64) -> bool {
+    let mm = faults.pointer(task, offset!(task_mm));
+    if mm == 0 {
+        return false;
+    }
+    let file = faults.pointer(mm, offset!(mm_exe_file));
+    if file == 0 {
+        return false;
+    }
+    let inode = faults.pointer(file, offset!(file_inode));
+    let place = Place::read(faults, file, offset!(file_path));
+    faults.read::<u32>(inode, offset!(inode_nlink)) == 0 || place.is_unlinked(faults)
 }
 
 /// 0 once the task has given its namespaces back.

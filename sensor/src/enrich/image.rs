@@ -22,7 +22,7 @@ pub(super) fn of_exec(exec: &Exec<'_>, flags: u32, arguments: &[u8]) -> Image {
     if resolved.is_empty() && filename.starts_with('/') && !is_script {
         resolved.clone_from(&filename);
     }
-    let own_name = last_component(&resolved).to_owned();
+    let own_name = own_name(&resolved).to_owned();
     if flags & record_flag::EXE_DELETED != 0 && !resolved.is_empty() && !resolved.ends_with(DELETED)
     {
         resolved.push_str(DELETED);
@@ -67,7 +67,7 @@ pub(super) fn of_snapshot(snapshot: &Snapshot) -> Image {
     let cwd = lossy(&snapshot.working_directory);
     let comm = lossy(&snapshot.stat.comm);
     let args = split(&snapshot.arguments, usize::MAX);
-    let own_name = last_component(resolved.strip_suffix(DELETED).unwrap_or(&resolved)).to_owned();
+    let own_name = own_name(resolved.strip_suffix(DELETED).unwrap_or(&resolved)).to_owned();
 
     // comm is the invoked name cut to 15 bytes until a thread renames itself, so it counts only when an argument agrees.
     let agreeing = args.iter().take(2).position(|arg| {
@@ -96,6 +96,23 @@ pub(super) fn of_snapshot(snapshot: &Snapshot) -> Image {
         count,
         some_text(cwd),
     )
+}
+
+/// A copy of an image whose executable is marked as deleted; `None` when it is already, or not known.
+pub(super) fn deleted(image: &Image) -> Option<Image> {
+    let first = image.executables.first()?;
+    if first.ends_with(DELETED) {
+        return None;
+    }
+    let mut executables = image.executables.to_vec();
+    if let Some(first) = executables.first_mut() {
+        *first = format!("{first}{DELETED}").into();
+    }
+    let names = image.names.to_vec();
+    let args = image.args.to_vec();
+    let cwd = image.working_directory.clone();
+    let marked = Image::new(names, executables, args, image.args_count, cwd);
+    Some(marked.with_environment(image.environment.to_vec()))
 }
 
 /// A smaller copy of an image for keeping: arguments and long paths cut to about `len_max` bytes together.
@@ -150,6 +167,14 @@ fn lossy(bytes: &[u8]) -> String {
 
 fn last_component(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or_default()
+}
+
+/// The name of a resolved executable: that of a memfd may hold slashes.
+fn own_name(resolved: &str) -> &str {
+    match resolved.strip_prefix('/') {
+        Some(memfd) if memfd.starts_with("memfd:") => memfd,
+        _ => last_component(resolved),
+    }
 }
 
 /// `/dev/fd/N`, `/proc/self/fd/N`, `/proc/N/fd/N`.
@@ -262,6 +287,14 @@ mod tests {
                 flags: 0,
                 names: &["memfd:x (deleted)"],
                 executables: &["/memfd:x (deleted)", "/dev/fd/3"],
+            },
+            Case {
+                filename: "/dev/fd/3",
+                executable: "/memfd:a/b",
+                interpreter: "",
+                flags: record_flag::EXE_DELETED,
+                names: &["memfd:a/b"],
+                executables: &["/memfd:a/b (deleted)", "/dev/fd/3"],
             },
             Case {
                 filename: "/proc/self/fd/9",
@@ -417,6 +450,16 @@ mod tests {
             &["/tmp/x (deleted)"],
         );
         check("", "kworker/0:1", "", &["kworker/0:1"], &[]);
+    }
+
+    #[test]
+    fn an_image_is_marked_as_deleted_once() {
+        let image = found("/usr/bin/x", "x", "x\0");
+        let marked = deleted(&image).unwrap();
+        assert_eq!(*marked.executables, ["/usr/bin/x (deleted)".into()]);
+        assert_eq!(marked.names, image.names);
+        assert!(deleted(&marked).is_none());
+        assert!(deleted(&Image::default()).is_none());
     }
 
     #[test]

@@ -43,8 +43,8 @@ use sensor_ebpf::{ConnectBody, ExitBody, ForkBody, Header, lookup_detail, record
 use crate::decode::{self, Body, Exec, Lookup, Record};
 use crate::event::network::{Direction, Endpoint, Transport};
 use crate::event::{
-    Cgroup, Credentials, Entry, Event, Exit, Facts, Gauge, Host, Kind, Leader, Lineage, Marks,
-    Network, Process, Target,
+    Cgroup, Credentials, Entry, Event, Exit, Facts, Gauge, Host, Image, Kind, Leader, Lineage,
+    Marks, Network, Process, Target,
 };
 use capabilities::CapabilityNames;
 use cgroups::Cgroups;
@@ -303,6 +303,7 @@ impl Enricher {
             },
             cgroup: self.cgroup(header),
             mount_namespace: Some(header.mntns).filter(|inode| *inode != 0),
+            image: self.deleted(&facts.image, header).unwrap_or(facts.image),
             ..facts
         };
         let parent = parent.as_ref();
@@ -531,7 +532,25 @@ impl Enricher {
     fn actor(&mut self, header: &Header) -> Arc<Process> {
         let process = self.process_of_header(header);
         let process = self.with_ids(process, header);
+        let process = self.with_deletion(process, header);
         self.in_cgroup(process, header)
+    }
+
+    /// A process whose executable a record says is deleted: it may have been since it was run, by its own hand or by an upgrade.
+    fn with_deletion(&mut self, process: Arc<Process>, header: &Header) -> Arc<Process> {
+        match self.deleted(&process.facts.image, header) {
+            Some(image) => self.replace(process, header.boot_ns, |facts| facts.image = image),
+            None => process,
+        }
+    }
+
+    /// The image with its executable marked as deleted, when a record says so and it is not marked yet.
+    fn deleted(&self, image: &Image, header: &Header) -> Option<Arc<Image>> {
+        if header.flags & record_flag::EXE_DELETED == 0 {
+            return None;
+        }
+        let image = image::deleted(image)?;
+        Some(Arc::new(image.charged(&self.images)))
     }
 
     /// A process with the effective ids that a record tells. It may have changed them since; children are to see the new ones.
