@@ -32,15 +32,51 @@ pub(super) struct Key<'e> {
     pub(super) tuple: Tuple<'e>,
 }
 
+/// Most events offer one tuple.
+pub(super) type KeyList<'e> = SmallVec<[Key<'e>; 2]>;
+
 /// The tuples an event offers under a key list.
 pub(super) struct Keys<'e> {
-    pub(super) keys: SmallVec<[Key<'e>; 4]>,
+    pub(super) keys: KeyList<'e>,
     /// Distinct tuples beyond the bound.
     pub(super) truncated: u64,
 }
 
 /// Distinct key tuples of an event; none when a key that is not optional is missing.
 pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
+    list: &[KeyField],
+    fields: &[FieldRef],
+    event: &'e E,
+    hasher: &S,
+    max: usize,
+) -> Keys<'e> {
+    let mut out = Keys {
+        keys: SmallVec::new(),
+        truncated: 0,
+    };
+    let mut hash = 0;
+    let mut tuple = Tuple::new();
+    for key in list {
+        let values = fields
+            .get(key.slot.0 as usize)
+            .map(|f| f.values(event))
+            .unwrap_or_default();
+        if values.len() > 1 {
+            return products_of(list, fields, event, hasher, max);
+        }
+        let value = values.get(0).map(|v| typed(v, key.ty));
+        if value.is_none() && !key.optional {
+            return out;
+        }
+        hash = join_hash(hash, hash_value(value.as_ref(), hasher));
+        tuple.push(value);
+    }
+    out.keys.push(Key { hash, tuple });
+    out
+}
+
+/// The same where some key has several values.
+fn products_of<'e, E: Fields, S: BuildHasher>(
     list: &[KeyField],
     fields: &[FieldRef],
     event: &'e E,
@@ -230,6 +266,7 @@ fn hash_value<S: BuildHasher>(value: Option<&Value<'_>>, hasher: &S) -> u64 {
             state.write_u8(3);
             state.write_i64(*ns);
         }
+        Some(Value::Str(text)) => state.write(text.as_bytes()),
         Some(value) => state.write(Text::of(value).as_bytes()),
     }
     state.finish()

@@ -7,12 +7,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::event::Fields;
 
 use super::condition::Program;
-use super::key::{Key, KeyField, keys_of};
+use super::key::{Key, KeyField, KeyList, keys_of};
 use super::partial_match::{NewPartial, Node, Ordinal, Partial, Store};
 use super::turn::Turn;
 use super::{Match, RuleCounters};
@@ -137,7 +135,7 @@ impl Sequence {
         list: &[KeyField],
         state: &State<E>,
         turn: &mut Turn<'e, E>,
-    ) -> SmallVec<[Key<'e>; 4]> {
+    ) -> KeyList<'e> {
         let found = keys_of(
             list,
             turn.fields(),
@@ -167,10 +165,13 @@ impl Sequence {
             return;
         }
         let keys = self.keys(&plan.keys, state, turn);
+        // One node starts the partials of all keys.
+        let mut root = None;
         for stage in (first..first + count).rev() {
             for key in &keys {
                 if stage == 0 {
-                    self.open(state, turn, key, out);
+                    let root = root.get_or_insert_with(|| self.root(turn.event));
+                    self.open(state, turn, key, root.clone(), out);
                 } else if let Some(entry) = state.store.find(key.hash, &key.tuple)
                     && let Some(id) = self.choose(state, turn, plan, entry, stage - 1)
                 {
@@ -214,11 +215,20 @@ impl Sequence {
         None
     }
 
+    fn root<E: Clone>(&self, event: &E) -> Arc<Node<E>> {
+        Arc::new(Node {
+            event: event.clone(),
+            step: self.stages.first().copied().unwrap_or(0),
+            previous: None,
+        })
+    }
+
     fn open<E: Fields + Clone>(
         &self,
         state: &mut State<E>,
         turn: &mut Turn<'_, E>,
         key: &Key<'_>,
+        tail: Arc<Node<E>>,
         out: &mut Vec<Match<E>>,
     ) {
         let entry = state.store.find_or_insert(key.hash, &key.tuple);
@@ -227,11 +237,6 @@ impl Sequence {
             .entry(entry)
             .and_then(|e| e.lead)
             .filter(|lead| *lead < turn.ordinal);
-        let tail = Arc::new(Node {
-            event: turn.event.clone(),
-            step: self.stages.first().copied().unwrap_or(0),
-            previous: None,
-        });
         turn.counters.opened += 1;
         let new = NewPartial {
             tail,
