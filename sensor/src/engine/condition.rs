@@ -173,6 +173,47 @@ impl Program {
         }
     }
 
+    /// The tests the program may ask.
+    pub(super) fn tests(&self) -> impl Iterator<Item = Test> + '_ {
+        self.code.iter().map(|branch| branch.test)
+    }
+
+    /// Whether the condition could still hold when `known` answers only some of its tests. `reached` is scratch space.
+    pub(super) fn possible(
+        &self,
+        reached: &mut Vec<bool>,
+        mut known: impl FnMut(Test) -> Option<bool>,
+    ) -> bool {
+        if self.entry == ACCEPT {
+            return true;
+        }
+        reached.clear();
+        reached.resize(self.code.len(), false);
+        if let Some(first) = reached.get_mut(self.entry as usize) {
+            *first = true;
+        }
+        // Branches lead to instructions emitted before, so one walk from the last to the first meets all of them.
+        for (at, branch) in self.code.iter().enumerate().rev() {
+            if reached.get(at) != Some(&true) {
+                continue;
+            }
+            let answer = known(branch.test);
+            let targets = [
+                (answer != Some(false)).then_some(branch.yes),
+                (answer != Some(true)).then_some(branch.no),
+            ];
+            for target in targets.into_iter().flatten() {
+                if target == ACCEPT {
+                    return true;
+                }
+                if let Some(next) = reached.get_mut(target as usize) {
+                    *next = true;
+                }
+            }
+        }
+        false
+    }
+
     /// Runs the program; `ask` answers its tests.
     #[inline]
     pub(super) fn run(&self, mut ask: impl FnMut(Test) -> bool) -> bool {
@@ -258,6 +299,19 @@ mod tests {
                     program.run(ask(bits)),
                     truth(cond, bits),
                     "{cond:?} {bits:b}"
+                );
+                // What is possible with every test known is what holds; knowing nothing excludes only what can never hold.
+                let mut reached = Vec::new();
+                assert_eq!(
+                    program.possible(&mut reached, |t| Some(ask(bits)(t))),
+                    truth(cond, bits)
+                );
+                let some = (0..16).any(|other| truth(cond, bits & 3 | other & !3));
+                assert!(
+                    !some
+                        || program.possible(&mut reached, |t| {
+                            matches!(t, Test::Leaf(0 | 1)).then(|| ask(bits)(t))
+                        })
                 );
                 let folded = cond.fold(&|t| matches!(t, Test::Leaf(0)).then_some(bits & 1 == 1));
                 assert_eq!(truth(&folded, bits), truth(cond, bits), "{cond:?} {bits:b}");

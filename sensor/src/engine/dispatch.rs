@@ -11,9 +11,11 @@ use crate::event::Fields;
 
 use super::compile::{Consumer, Filter};
 use super::condition::{Cond, Program, Test};
+use super::familiar::{Familiar, Met, spell};
 use super::field::{Paths, SlotId};
-use super::leaf::{Leaf, LeafScratch, Leaves};
+use super::leaf::{Leaf, LeafScratch, Leaves, Source};
 use super::lineage::Marks;
+use super::literal::hash_text;
 
 /// Fields whose values put events into classes. Each has a handful of values on any one stream.
 const CLASS_FIELDS: &[&str] = &[
@@ -34,8 +36,50 @@ const CLASS_FIELDS: &[&str] = &[
     "network.type",
 ];
 
+/// Fields whose values come back: few programs make up most of what a host does. What the filters of a class say about
+/// these together is remembered by their values.
+const STEADY_FIELDS: &[&str] = &[
+    "container.id",
+    "file.extension",
+    "group.Ext.real.id",
+    "group.id",
+    "group.name",
+    "process.args_count",
+    "process.entry_leader.entry_meta.type",
+    "process.entry_leader.executable",
+    "process.entry_leader.name",
+    "process.executable",
+    "process.exit_code",
+    "process.group.id",
+    "process.group_leader.executable",
+    "process.group_leader.name",
+    "process.interactive",
+    "process.name",
+    "process.parent.args_count",
+    "process.parent.executable",
+    "process.parent.group.id",
+    "process.parent.interactive",
+    "process.parent.name",
+    "process.parent.user.id",
+    "process.previous.executable",
+    "process.real_group.id",
+    "process.real_user.id",
+    "process.session_leader.name",
+    "process.thread.capabilities.effective",
+    "process.thread.capabilities.permitted",
+    "process.user.id",
+    "user.Ext.real.id",
+    "user.Ext.real.name",
+    "user.effective.id",
+    "user.id",
+    "user.name",
+];
+
 /// Most classes with filters of their own; events of further classes share one that folds nothing away.
 const CLASSES_MAX: usize = 256;
+
+/// Most spellings of class fields' values whose class is remembered.
+const SPELLINGS_MAX: usize = 1024;
 
 /// Number of no row.
 const NONE: u32 = u32::MAX;
@@ -48,10 +92,29 @@ pub(super) struct Dispatch {
     class_indexes: Vec<u32>,
     classes: Vec<Class>,
     by_signature: HashTable<u32>,
+    /// The fields behind the class indexes, each once.
+    class_slots: Vec<SlotId>,
+    /// By slot: whether its field is one of [`STEADY_FIELDS`].
+    steady: Vec<bool>,
+    /// By leaf: whether such a field is all it reads.
+    steady_leaves: Vec<bool>,
+    familiar: Familiar,
+    reached: Vec<bool>,
+    /// Values of the class fields as events spelled them, and the class they make. Spares most events the look-ups.
+    by_spelling: HashTable<Spelling>,
+    spelling: Vec<u8>,
     general: Option<Class>,
     signature: Vec<u32>,
     alive: Vec<u64>,
     met: Vec<u64>,
+}
+
+/// Values of the class fields and the class they make.
+#[derive(Debug)]
+struct Spelling {
+    hash: u64,
+    text: Box<[u8]>,
+    class: u32,
 }
 
 /// The filters as events of one class need them.
@@ -60,10 +123,16 @@ struct Class {
     hash: u64,
     signature: Box<[u32]>,
     entries: Vec<Entry>,
+    /// Steady fields that the strikes, covers and programs read.
+    steady_slots: Box<[SlotId]>,
+    /// Those over steady fields first.
     strikes: Vec<Strike>,
+    steady_strikes: usize,
     /// Filters that need a hit among several fields' literals and patterns.
     covered: Box<[u64]>,
+    /// Those over steady fields first.
     covers: Vec<Cover>,
+    steady_covers: usize,
     all: Box<[u64]>,
 }
 
@@ -96,13 +165,6 @@ struct Cover {
     rows: Vec<u64>,
 }
 
-/// What a cover's hits are: literals of an index, or leaves of a pattern group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
-    Index(u32),
-    Globs(u32),
-}
-
 impl Dispatch {
     /// `category` is the field that `.. where` compares.
     pub(super) fn new(
@@ -115,14 +177,35 @@ impl Dispatch {
             let path = paths.path(slot);
             path == category || CLASS_FIELDS.contains(&path)
         };
-        let class_indexes = (0u32..)
+        let class_indexes: Vec<u32> = (0u32..)
             .zip(&leaves.indexes)
             .filter(|(_, (slot, _))| is_class(*slot))
             .map(|(i, _)| i)
             .collect();
+        let slot_of = |index: &u32| leaves.indexes.get(*index as usize).map(|(slot, _)| *slot);
+        let mut class_slots: Vec<SlotId> = class_indexes.iter().filter_map(slot_of).collect();
+        class_slots.sort_unstable();
+        class_slots.dedup();
+        let steady = (0..leaves.fields.len())
+            .map(|at| SlotId(u32::try_from(at).unwrap_or(u32::MAX)))
+            .map(|slot| STEADY_FIELDS.contains(&paths.path(slot)))
+            .collect::<Vec<bool>>();
+        let steady_leaves = (0..leaves.len())
+            .map(|leaf| {
+                let slot = leaves.slot_of_leaf(leaf);
+                slot.is_some_and(|s| steady.get(s.0 as usize) == Some(&true))
+            })
+            .collect();
         let mut dispatch = Self {
+            familiar: Familiar::new(filters.len()),
             filters,
             class_indexes,
+            class_slots,
+            steady,
+            steady_leaves,
+            reached: Vec::new(),
+            by_spelling: HashTable::new(),
+            spelling: Vec::new(),
             classes: Vec::new(),
             by_signature: HashTable::new(),
             general: None,
@@ -144,9 +227,13 @@ impl Dispatch {
         armed: impl Fn(Consumer) -> bool,
         mut wake: impl FnMut(Consumer),
     ) {
-        let Some(class) = self.class_of(leaves, event, scratch) else {
-            return;
+        let spelled = self.spell_class(leaves, event);
+        let class = if spelled {
+            self.class_by_spelling(leaves, event, scratch)
+        } else {
+            self.class_of(leaves, event, scratch)
         };
+        let Some(class) = class else { return };
         let class = if class == NONE {
             self.general.as_ref()
         } else {
@@ -155,29 +242,48 @@ impl Dispatch {
         let Some(class) = class else { return };
         self.alive.clear();
         self.alive.extend_from_slice(&class.all);
-        for strike in &class.strikes {
-            if strike
-                .requiring
-                .iter()
-                .zip(&self.alive)
-                .all(|(r, a)| r & a == 0)
-            {
-                continue;
+        self.met.clear();
+        self.met.resize(self.alive.len(), 0);
+        let spelled = spelled && class.spell(leaves, event, &mut self.spelling);
+        let hash = hash_text(&self.spelling, false);
+        let (alive, met) = (&mut self.alive, &mut self.met);
+        let familiar = if spelled {
+            self.familiar.get(hash, &self.spelling, alive, met)
+        } else {
+            Met::New
+        };
+        if familiar != Met::Known {
+            let (strikes, covers) = class.steady();
+            for strike in strikes {
+                strike.apply(leaves, event, scratch, alive);
             }
-            strike.apply(leaves, event, scratch, &mut self.alive);
+            for cover in covers {
+                cover.apply(leaves, event, scratch, alive, met);
+            }
         }
-        if self
-            .alive
-            .iter()
-            .zip(&class.covered)
-            .any(|(a, c)| a & c != 0)
-        {
-            self.met.clear();
-            self.met.resize(self.alive.len(), 0);
-            for cover in &class.covers {
-                cover.apply(leaves, event, scratch, &self.alive, &mut self.met);
+        if familiar == Met::Again {
+            let steady = |test| match test {
+                Test::Leaf(leaf) if self.steady_leaves.get(leaf as usize) == Some(&true) => {
+                    Some(leaves.holds(leaf, event, scratch))
+                }
+                Test::Alias(_) => Some(false),
+                Test::Leaf(_) | Test::Lineage(..) => None,
+            };
+            class.keep_possible(alive, &mut self.reached, steady);
+            self.familiar.put(hash, &self.spelling, alive, met);
+        }
+        let (strikes, covers) = class.others();
+        for strike in strikes {
+            if strike.concerns(alive) {
+                strike.apply(leaves, event, scratch, alive);
             }
-            for ((a, c), m) in self.alive.iter_mut().zip(&class.covered).zip(&self.met) {
+        }
+        let open = alive.iter().zip(met.iter()).zip(&class.covered);
+        if open.into_iter().any(|((a, m), c)| a & c & !m != 0) {
+            for cover in covers {
+                cover.apply(leaves, event, scratch, alive, met);
+            }
+            for ((a, c), m) in alive.iter_mut().zip(&class.covered).zip(met.iter()) {
                 *a &= !c | m;
             }
         }
@@ -205,6 +311,38 @@ impl Dispatch {
                 }
             }
         }
+    }
+
+    /// Spells the values of the class fields. `false` when some are of a kind or length that is not spelled.
+    fn spell_class<E: Fields>(&mut self, leaves: &Leaves, event: &E) -> bool {
+        self.spelling.clear();
+        let spelling = &mut self.spelling;
+        self.class_slots
+            .iter()
+            .all(|slot| spell(leaves.values(*slot, event), spelling))
+    }
+
+    /// The class of an event, remembered by what stands in the class fields, which have been spelled.
+    fn class_by_spelling<E: Fields>(
+        &mut self,
+        leaves: &Leaves,
+        event: &E,
+        scratch: &mut LeafScratch,
+    ) -> Option<u32> {
+        let hash = hash_text(&self.spelling, false);
+        let known = self
+            .by_spelling
+            .find(hash, |s| s.hash == hash && *s.text == *self.spelling);
+        if let Some(known) = known {
+            return Some(known.class);
+        }
+        let class = self.class_of(leaves, event, scratch)?;
+        if self.by_spelling.len() < SPELLINGS_MAX {
+            let text = self.spelling.as_slice().into();
+            self.by_spelling
+                .insert_unique(hash, Spelling { hash, text, class }, |s| s.hash);
+        }
+        Some(class)
     }
 
     /// The class of an event: what the literals of all class fields say about it. [`NONE`] beyond the bound.
@@ -283,10 +421,31 @@ impl Dispatch {
                 program: Program::new(&rest, &cost),
             });
         }
-        // What strikes out most goes first.
+        let steady = |slot: Option<SlotId>| {
+            slot.is_some_and(|s| self.steady.get(s.0 as usize).copied().unwrap_or(false))
+        };
+        let strike_slot = |s: &Strike| leaves.slot_of(Source::Index(s.index));
+        // Of each kind, what strikes out most goes first.
         strikes.sort_by_key(|s| {
-            std::cmp::Reverse(s.requiring.iter().map(|w| w.count_ones()).sum::<u32>())
+            let struck: u32 = s.requiring.iter().map(|w| w.count_ones()).sum();
+            (!steady(strike_slot(s)), std::cmp::Reverse(struck))
         });
+        covers.sort_by_key(|c| !steady(leaves.slot_of(c.source)));
+        let mut steady_slots: Vec<SlotId> = strikes
+            .iter()
+            .map(strike_slot)
+            .chain(covers.iter().map(|c| leaves.slot_of(c.source)))
+            .chain(entries.iter().flat_map(|e: &Entry| {
+                e.program.tests().map(|test| match test {
+                    Test::Leaf(leaf) => leaves.slot_of_leaf(leaf),
+                    Test::Lineage(..) | Test::Alias(_) => None,
+                })
+            }))
+            .filter(|slot| steady(*slot))
+            .flatten()
+            .collect();
+        steady_slots.sort_unstable();
+        steady_slots.dedup();
         let mut all = vec![u64::MAX; words];
         if let Some(last) = all.last_mut()
             && entries.len() % 64 != 0
@@ -297,8 +456,14 @@ impl Dispatch {
             hash,
             signature: signature.unwrap_or_default().into(),
             entries,
+            steady_slots: steady_slots.into(),
+            steady_strikes: strikes.iter().filter(|s| steady(strike_slot(s))).count(),
             strikes,
             covered: covered.into(),
+            steady_covers: covers
+                .iter()
+                .filter(|c| steady(leaves.slot_of(c.source)))
+                .count(),
             covers,
             all: all.into(),
         }
@@ -413,6 +578,49 @@ fn add_cover(leaves: &Leaves, covers: &mut Vec<Cover>, leaf: u32, at: usize, wor
     }
 }
 
+impl Class {
+    /// Spells the values of the steady fields behind those of the class fields.
+    fn spell<E: Fields>(&self, leaves: &Leaves, event: &E, out: &mut Vec<u8>) -> bool {
+        self.steady_slots
+            .iter()
+            .all(|slot| spell(leaves.values(*slot, event), out))
+    }
+
+    /// Strikes out the filters that can not hold whatever is still unknown.
+    fn keep_possible(
+        &self,
+        alive: &mut [u64],
+        reached: &mut Vec<bool>,
+        mut known: impl FnMut(Test) -> Option<bool>,
+    ) {
+        for (word, bits) in alive.iter_mut().enumerate() {
+            let mut left = *bits;
+            while left != 0 {
+                let bit = left.trailing_zeros();
+                left &= left - 1;
+                let entry = self.entries.get(word * 64 + bit as usize);
+                if !entry.is_some_and(|e| e.program.possible(reached, &mut known)) {
+                    *bits &= !(1 << bit);
+                }
+            }
+        }
+    }
+
+    fn steady(&self) -> (&[Strike], &[Cover]) {
+        (
+            self.strikes.get(..self.steady_strikes).unwrap_or_default(),
+            self.covers.get(..self.steady_covers).unwrap_or_default(),
+        )
+    }
+
+    fn others(&self) -> (&[Strike], &[Cover]) {
+        (
+            self.strikes.get(self.steady_strikes..).unwrap_or_default(),
+            self.covers.get(self.steady_covers..).unwrap_or_default(),
+        )
+    }
+}
+
 impl Cover {
     /// Notes which filters get a hit here.
     #[inline]
@@ -471,6 +679,12 @@ impl Strike {
                 *word |= 1 << (at % 64);
             }
         }
+    }
+
+    /// Whether some filter still in play requires a literal here.
+    #[inline]
+    fn concerns(&self, alive: &[u64]) -> bool {
+        self.requiring.iter().zip(alive).any(|(r, a)| r & a != 0)
     }
 
     /// Strikes out the filters that require a literal the event does not have.

@@ -11,14 +11,15 @@ use crate::eql::cidr::Cidr;
 use crate::eql::functions;
 use crate::eql::query::{Comparison, Expr, Field, FieldType, Function, Literal as QueryLiteral};
 use crate::eql::scalar::{self, Scalar};
-use crate::event::{Fields, Value};
+use crate::event::{Fields, Value, Values};
 
 use super::CompileError;
 use super::condition::{Cond, Test};
 use super::expression::{Context, Expression, compile_regexes, owned_literal};
 use super::field::{FieldRef, Paths, SlotId};
 use super::glob::{Glob, GlobScratch, GlobSet};
-use super::literal::{Literal, LiteralIndex, LiteralSet, scalar_of};
+use super::literal::{Literal, LiteralIndex, LiteralSet, hash_text, scalar_of};
+use super::value_cache::{Answer, ValueCache};
 
 /// How a leaf is answered.
 #[derive(Debug)]
@@ -48,6 +49,13 @@ pub(super) enum Leaf {
         patterns: Vec<Regex>,
     },
     Expression(Expression),
+}
+
+/// What answers leaves of one field together: literals of an index, or a pattern group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Index(u32),
+    Globs(u32),
 }
 
 /// Leaves while rules are still being added.
@@ -510,6 +518,7 @@ pub(super) struct LeafScratch {
 struct GlobState {
     stamp: u32,
     scratch: GlobScratch,
+    cache: ValueCache,
     /// Leaves with a match, each once.
     hits: Vec<u32>,
 }
@@ -548,14 +557,40 @@ impl Leaves {
                 .map(|g| GlobState {
                     stamp: 0,
                     scratch: g.set.scratch(),
+                    cache: ValueCache::default(),
                     hits: Vec::new(),
                 })
                 .collect(),
         }
     }
 
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.leaves.len()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn get(&self, leaf: u32) -> Option<&Leaf> {
         self.leaves.get(leaf as usize)
+    }
+
+    /// The field behind a source.
+    pub(super) fn slot_of(&self, source: Source) -> Option<SlotId> {
+        match source {
+            Source::Index(index) => self.indexes.get(index as usize).map(|(slot, _)| *slot),
+            Source::Globs(group) => self.globs.get(group as usize).map(|g| g.slot),
+        }
+    }
+
+    /// The one field a leaf reads, `None` for an expression.
+    pub(super) fn slot_of_leaf(&self, leaf: u32) -> Option<SlotId> {
+        match self.get(leaf)? {
+            Leaf::Missing(slot)
+            | Leaf::Compare { slot, .. }
+            | Leaf::Cidr { slot, .. }
+            | Leaf::Regex { slot, .. } => Some(*slot),
+            Leaf::Equal { index, .. } => self.slot_of(Source::Index(*index)),
+            Leaf::Glob { group } => self.slot_of(Source::Globs(*group)),
+            Leaf::Expression(_) => None,
+        }
     }
 
     /// Rough cost of answering a leaf for the first time, in nanoseconds.
@@ -592,10 +627,18 @@ impl Leaves {
             found.stamp = scratch.stamp;
             found.ids.clear();
             found.present = false;
-            let values = self.fields.get(slot.0 as usize)?.values(event);
-            for value in values.iter() {
-                found.present = true;
-                literals.lookup(value, |id| found.ids.push(id));
+            match self.fields.get(slot.0 as usize)?.values(event) {
+                Values::Missing | Values::Object => {}
+                Values::One(value) => {
+                    found.present = true;
+                    literals.lookup(value, |id| found.ids.push(id));
+                }
+                values => {
+                    for value in values.iter() {
+                        found.present = true;
+                        literals.lookup(value, |id| found.ids.push(id));
+                    }
+                }
             }
         }
         Some(found)
@@ -663,7 +706,7 @@ impl Leaves {
     }
 
     #[inline]
-    fn values<'e, E: Fields>(&self, slot: SlotId, event: &'e E) -> crate::event::Values<'e> {
+    pub(super) fn values<'e, E: Fields>(&self, slot: SlotId, event: &'e E) -> Values<'e> {
         self.fields
             .get(slot.0 as usize)
             .map(|f| f.values(event))
@@ -696,7 +739,7 @@ impl Leaves {
         state.stamp = scratch.stamp;
         state.hits.clear();
         let (memo, answer) = (&mut scratch.memo, scratch.stamp | 1);
-        let (hits, glob_scratch) = (&mut state.hits, &mut state.scratch);
+        let (hits, glob_scratch, cache) = (&mut state.hits, &mut state.scratch, &mut state.cache);
         let mut hit = |leaf: u32| {
             if let Some(memo) = memo.get_mut(leaf as usize)
                 && *memo != answer
@@ -707,6 +750,19 @@ impl Leaves {
         };
         for value in self.values(group.slot, event).iter() {
             match value {
+                Value::Str(text) if ValueCache::takes(text.len()) => {
+                    let hash = hash_text(text.as_bytes(), false);
+                    if let Some(members) = cache.get(hash, text) {
+                        members.iter().for_each(|leaf| hit(*leaf));
+                    } else {
+                        let mut answer = Answer::default();
+                        group.set.evaluate(text, glob_scratch, |leaf| {
+                            answer.push(leaf);
+                            hit(leaf);
+                        });
+                        cache.put(hash, text, &answer);
+                    }
+                }
                 Value::Str(text) => group.set.evaluate(text, glob_scratch, &mut hit),
                 other => {
                     let scalar = scalar_of(other);

@@ -259,7 +259,7 @@ fn first_byte(text: &str, fold: bool) -> (usize, u64) {
 /// Hash of a text, eight bytes at a time, of its ASCII lower case when `fold`. The tables it serves are fixed at load, so
 /// an attacker who chooses values cannot make them collide with anything but those.
 #[inline]
-fn hash_text(text: &[u8], fold: bool) -> u64 {
+pub(super) fn hash_text(text: &[u8], fold: bool) -> u64 {
     const K: u64 = 0x9E37_79B9_7F4A_7C15;
     let mut hash = (text.len() as u64).wrapping_mul(K);
     let (chunks, rest) = text.as_chunks::<8>();

@@ -8,6 +8,7 @@ mod compile;
 mod condition;
 mod dispatch;
 mod expression;
+mod familiar;
 mod field;
 mod glob;
 mod key;
@@ -21,6 +22,7 @@ mod sample;
 mod sequence;
 mod snapshot;
 mod turn;
+mod value_cache;
 
 pub use compile::CompileError;
 pub use reorder::Reorder;
