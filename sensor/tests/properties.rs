@@ -3,7 +3,7 @@
 //! In: seeds; `EQL_SENSOR_PROPERTY_PAIRS` says how many (query, stream) pairs to try. Out: on a disagreement, the smallest
 //! query and stream that still show it, ready to become a case in `eql/`. Keys and events of every match must be the same, in
 //! the same order, however the engine is run: one rule alone, many rules that share tests, many that do
-//! not, and with events that arrive out of order.
+//! not, with answers remembered by the values of every field, and with events that arrive out of order.
 
 #![allow(
     clippy::expect_used,
@@ -131,9 +131,12 @@ fn run_naive(trial: &Trial, queries: &[(usize, Query)]) -> Found {
 
 type Running = Engine<Arc<Numbered>>;
 
-fn build(queries: &[(usize, Query)], sharing: bool) -> (Running, FieldTable) {
+fn build(queries: &[(usize, Query)], sharing: bool, steady: bool) -> (Running, FieldTable) {
     let mut table = FieldTable::empty();
     let mut builder = Builder::new(Limits::default());
+    if steady {
+        builder.with_all_fields_steady();
+    }
     if !sharing {
         builder.without_sharing();
     }
@@ -164,8 +167,8 @@ fn finish(trial: &Trial, engine: &mut Running, matches: &mut Vec<Match<Arc<Numbe
     }
 }
 
-fn run_engine(trial: &Trial, queries: &[(usize, Query)], sharing: bool) -> Found {
-    let (mut engine, table) = build(queries, sharing);
+fn run_engine(trial: &Trial, queries: &[(usize, Query)], sharing: bool, steady: bool) -> Found {
+    let (mut engine, table) = build(queries, sharing, steady);
     let mut matches = Vec::new();
     for event in stream::number(&trial.events, &table) {
         engine.process(&event, &mut matches);
@@ -186,7 +189,7 @@ fn run_shuffled(trial: &Trial, queries: &[(usize, Query)]) -> Found {
     let mut arrival = trial.events.clone();
     arrival
         .sort_by_key(|e| e.time_ns + i64::try_from(late[&e.time_ns]).expect("small") * 1_000_000);
-    let (mut engine, table) = build(queries, true);
+    let (mut engine, table) = build(queries, true, true);
     let mut reorder = Reorder::new(Duration::from_millis(BOUND_MS as u64), 1000);
     let mut matches = Vec::new();
     for event in stream::number(&arrival, &table) {
@@ -199,7 +202,8 @@ fn run_shuffled(trial: &Trial, queries: &[(usize, Query)]) -> Found {
 }
 
 fn run_alone(trial: &Trial, queries: &[(usize, Query)]) -> Found {
-    let alone = |query: &(usize, Query)| run_engine(trial, std::slice::from_ref(query), true);
+    let alone =
+        |query: &(usize, Query)| run_engine(trial, std::slice::from_ref(query), true, false);
     queries.iter().flat_map(alone).collect()
 }
 
@@ -212,7 +216,7 @@ fn run_restored(trial: &Trial, queries: &[(usize, Query)]) -> Found {
         .iter()
         .filter(|(_, q)| !q.pipes.iter().any(holds_back));
     let mut queries: Vec<(usize, Query)> = streaming.cloned().collect();
-    let (mut engine, table) = build(&queries, true);
+    let (mut engine, table) = build(&queries, true, true);
     let half = Rng::new(trial.seed).below(trial.events.len() + 1);
     let mut matches = Vec::new();
     let first = stream::number(&trial.events, &table);
@@ -227,7 +231,7 @@ fn run_restored(trial: &Trial, queries: &[(usize, Query)]) -> Found {
     };
     let text = serde_json::to_string(&engine.save(at)).expect("a snapshot is JSON");
     queries.reverse();
-    let (mut engine, table) = build(&queries, true);
+    let (mut engine, table) = build(&queries, true, true);
     let second = stream::number(&trial.events, &table);
     let snapshot: Snapshot<usize> = serde_json::from_str(&text).expect("it reads back");
     let restored = engine.restore(snapshot, |at| second.get(*at).cloned());
@@ -245,10 +249,17 @@ fn disagreement(trial: &Trial) -> Option<String> {
     let expected = run_naive(trial, &queries);
     let ways = [
         ("one rule alone", run_alone(trial, &queries)),
-        ("rules that share tests", run_engine(trial, &queries, true)),
+        (
+            "rules that share tests",
+            run_engine(trial, &queries, true, false),
+        ),
         (
             "rules that share nothing",
-            run_engine(trial, &queries, false),
+            run_engine(trial, &queries, false, false),
+        ),
+        (
+            "answers remembered by value",
+            run_engine(trial, &queries, true, true),
         ),
         ("events out of order", run_shuffled(trial, &queries)),
         ("state saved and restored", run_restored(trial, &queries)),

@@ -95,6 +95,8 @@ pub(super) struct Compiler {
     /// Per mark, what tells its inner query from others in every rule set.
     pub(super) mark_names: Vec<u64>,
     pub(super) category: Box<str>,
+    /// Every field counts as one whose values come back. On only to test that it makes no difference.
+    pub(super) all_steady: bool,
 }
 
 impl Compiler {
@@ -107,6 +109,7 @@ impl Compiler {
             marks: HashMap::new(),
             mark_names: Vec::new(),
             category: category.into(),
+            all_steady: false,
         }
     }
 

@@ -166,12 +166,13 @@ struct Cover {
 }
 
 impl Dispatch {
-    /// `category` is the field that `.. where` compares.
+    /// `category` is the field that `.. where` compares; `all_steady` adds every field to [`STEADY_FIELDS`].
     pub(super) fn new(
         filters: Vec<Filter>,
         leaves: &Leaves,
         paths: &Paths,
         category: &str,
+        all_steady: bool,
     ) -> Self {
         let is_class = |slot: SlotId| {
             let path = paths.path(slot);
@@ -188,7 +189,7 @@ impl Dispatch {
         class_slots.dedup();
         let steady = (0..leaves.fields.len())
             .map(|at| SlotId(u32::try_from(at).unwrap_or(u32::MAX)))
-            .map(|slot| STEADY_FIELDS.contains(&paths.path(slot)))
+            .map(|slot| all_steady || STEADY_FIELDS.contains(&paths.path(slot)))
             .collect::<Vec<bool>>();
         let steady_leaves = (0..leaves.len())
             .map(|leaf| {

@@ -155,6 +155,12 @@ impl Builder {
         self.compiler.leaves.intern = false;
     }
 
+    /// What fields say is remembered by their values, whichever they are. Only to check that it makes no difference.
+    #[doc(hidden)]
+    pub fn with_all_fields_steady(&mut self) {
+        self.compiler.all_steady = true;
+    }
+
     /// Adds a rule's query under a number of the caller's choice.
     ///
     /// # Errors
@@ -195,6 +201,7 @@ impl Builder {
             &leaves,
             &paths,
             &self.compiler.category,
+            self.compiler.all_steady,
         );
         let mut needed: Vec<FieldId> = leaves.fields.iter().flat_map(|f| f.ids()).collect();
         needed.sort_unstable();
