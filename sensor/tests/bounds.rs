@@ -151,6 +151,53 @@ fn unique_keys_that_never_complete_hold_a_bounded_amount() {
     assert_eq!(run.partials(0), 0);
 }
 
+/// Bytes one open partial takes: the engine's own, and those of the event it keeps alive.
+fn bytes_per_partial(query: &str, event: impl Fn(i64) -> Json) -> (isize, isize) {
+    const PARTIALS: i64 = 20_000;
+    let mut run = Run::new(Limits::default(), &[query]);
+    let source = |n: i64| {
+        let Json::Object(fields) = event(n) else {
+            panic!("an event is an object");
+        };
+        Source {
+            id: n,
+            time_ns: n * 1_000_000,
+            fields,
+        }
+    };
+    let sources: Vec<Source> = (0..PARTIALS).map(source).collect();
+    let before = held();
+    let events = stream::number(&sources, &run.table);
+    let of_events = held() - before;
+    let before = held();
+    for event in &events {
+        run.engine.process(event, &mut run.matches);
+    }
+    let of_engine = held() - before;
+    assert_eq!(run.partials(0), PARTIALS.cast_unsigned());
+    let each = |bytes: isize| bytes / isize::try_from(PARTIALS).expect("small");
+    (each(of_engine), each(of_events))
+}
+
+/// The budget counts every partial at `partial_bytes`. For one that has just begun that is no less than it really takes, and
+/// not many times more.
+#[test]
+fn a_partial_that_begins_takes_what_the_budget_counts() {
+    let pair = "sequence by h, k with maxspan=1h [any where a == 1] [any where b == 1]";
+    let chain = "sequence by k with maxspan=1h [any where a == 1] [any where b == 1] [any where b == 2] [any where b == 3]
+        [any where b == 4] [any where b == 5] until [any where c == 1]";
+    let keyed = |n: i64| json!({"a": 1, "h": "0a1b2c3d-4e5f-6071", "k": format!("entity {n:>20}")});
+    let counted = isize::try_from(Limits::default().partial_bytes).expect("small");
+    for query in [pair, chain] {
+        let (engine, event) = bytes_per_partial(query, keyed);
+        println!("{engine} bytes and an event of {event} per partial of {query}");
+        assert!(
+            engine + event <= counted && engine * 4 > counted,
+            "{engine} bytes and an event of {event}, counted at {counted}: {query}"
+        );
+    }
+}
+
 #[test]
 fn all_rules_together_hold_a_bounded_amount() {
     let limits = Limits {
