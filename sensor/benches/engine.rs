@@ -2,7 +2,7 @@
 //!
 //! In: a synthetic host stream and public rules beside the checkout, read at run time; without them those cases are left out
 //! and that is said. Out: criterion's figures, per event, in processor time, so that other work on the machine counts
-//! little. Every run starts with an engine that has seen nothing.
+//! little, and for each case what the engine holds per open partial match, without the events. Every run starts with an engine that has seen nothing.
 
 #![allow(
     clippy::expect_used,
@@ -12,6 +12,8 @@
     reason = "a bench states what it relies on"
 )]
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -75,6 +77,40 @@ impl Measurement for ProcessorTime {
         WallTime.formatter()
     }
 }
+
+/// Counts the bytes this thread holds.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<isize> = const { Cell::new(0) };
+}
+
+fn hold(bytes: isize) {
+    // A thread that is ending no longer counts.
+    _ = HELD.try_with(|held| held.set(held.get() + bytes));
+}
+
+fn held() -> isize {
+    HELD.with(Cell::get)
+}
+
+// SAFETY: every call is passed to the system allocator unchanged; counting touches no memory it hands out.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        hold(layout.size().cast_signed());
+        // SAFETY: the caller's promises about `layout` are those `System` asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        hold(-layout.size().cast_signed());
+        // SAFETY: `ptr` came from `System` with this layout, because `alloc` passes everything on.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 type Events = Vec<Arc<FlatEvent>>;
 
@@ -143,6 +179,27 @@ fn engine(queries: &[Query], table: &mut FieldTable, limits: Limits) -> Engine<A
     builder.build(table).unwrap()
 }
 
+/// Says what a case is made of: its matches, its open partials and what they take. Matches are dropped as they come.
+fn describe(name: &str, mut engine: Engine<Arc<FlatEvent>>, events: &Events) {
+    let (mut found, mut most, mut bytes) = (0, 0, 0);
+    let mut matches = Vec::new();
+    let before = held();
+    for event in events {
+        engine.process(event, &mut matches);
+        found += matches.len();
+        matches.clear();
+        let partials: u64 = engine.counters().iter().map(|c| c.partials).sum();
+        if partials > most {
+            (most, bytes) = (partials, held() - before);
+        }
+    }
+    let each = bytes / isize::try_from(most.max(1)).unwrap();
+    eprintln!(
+        "{name}: {} events, {found} matches, at most {most} partials, {bytes} bytes then, {each} per partial",
+        events.len()
+    );
+}
+
 /// Runs all events through a fresh engine per iteration.
 fn measure(
     c: &mut Criterion<ProcessorTime>,
@@ -156,19 +213,7 @@ fn measure(
         .needed_fields()
         .to_vec();
     let events = read(&table, &wanted);
-    let mut once = engine(queries, &mut table, limits.clone());
-    let mut matches = Vec::new();
-    let mut most = 0;
-    for event in &events {
-        once.process(event, &mut matches);
-        most = most.max(once.counters().iter().map(|c| c.partials).sum());
-    }
-    eprintln!(
-        "{name}: {} events, {} matches, at most {most} partials",
-        events.len(),
-        matches.len()
-    );
-    drop(once);
+    describe(name, engine(queries, &mut table, limits.clone()), &events);
     let mut group = c.benchmark_group("engine");
     group
         .sample_size(10)
@@ -278,10 +323,21 @@ fn worst(c: &mut Criterion<ProcessorTime>) {
     measure(
         c,
         "worst/unique_keys_at_the_bound",
-        &[pair],
+        std::slice::from_ref(&pair),
         &limits,
         |t, w| made((0..200_000).map(many), t, w),
     );
+    const OPEN: u64 = 65_536;
+    let opened_then_completed = |i: u64| {
+        let (user, name) = (i % OPEN, if i < OPEN { "a" } else { "b" });
+        line(
+            i,
+            &format!(r#""user":{{"id":"{user}"}},"process":{{"name":"{name}"}}"#),
+        )
+    };
+    measure(c, "worst/65536_open", &[pair], &limits, |t, w| {
+        made((0..2 * OPEN).map(opened_then_completed), t, w)
+    });
     let runs = compiled(
         "sequence by user.id with maxspan=10m [process where process.name == \"a\"] with runs=60 [process where process.name == \"b\"]",
     );
