@@ -36,8 +36,8 @@ pub(crate) struct Options {
     /// Add a parameter to the guest kernel's command line, such as preempt=full; may be given several times
     #[arg(long = "parameter")]
     parameters: Vec<String>,
-    /// Only tests whose name contains this
-    filter: Option<String>,
+    /// Only tests whose name contains one of these
+    filters: Vec<String>,
 }
 
 /// Which sort of hook the tests ask for.
@@ -67,10 +67,11 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     let artifacts = artifacts::tests(root)?;
     let mut all = Tally::default();
     for kernel in chosen(&options.kernels) {
+        let filters: Vec<&str> = options.filters.iter().map(String::as_str).collect();
         let plan = |usual| Plan {
             tests: &artifacts.tests,
             tier: options.tier.unwrap_or(usual),
-            filter: options.filter.as_deref(),
+            filters: &filters,
             long: options.long,
             parameters: &options.parameters,
         };
@@ -148,7 +149,8 @@ fn project(root: &Path) -> Result<PathBuf> {
 pub(crate) struct Plan<'a> {
     pub(crate) tests: &'a [TestProgram],
     pub(crate) tier: Tier,
-    pub(crate) filter: Option<&'a str>,
+    /// Parts of names of the tests to run; all of them when empty.
+    pub(crate) filters: &'a [&'a str],
     pub(crate) long: bool,
     /// For the command line of a guest kernel.
     pub(crate) parameters: &'a [String],
@@ -160,7 +162,7 @@ impl<'a> Plan<'a> {
         Self {
             tests,
             tier,
-            filter: None,
+            filters: &[],
             long: false,
             parameters: &[],
         }
@@ -195,7 +197,7 @@ pub(crate) fn here(root: &Path, plan: &Plan<'_>) -> Result<Tally> {
             .envs(plan.variables())
             .env(PROJECT_VARIABLE, &project)
             .args(["--test-threads=1", "--show-output"])
-            .args(plan.filter);
+            .args(plan.filters);
         let (tally, text) =
             crate::results::run(root, &test.name, &command, plan.limit(HERE_LIMIT))?;
         println!("{text}");
@@ -217,10 +219,11 @@ pub(crate) fn in_guest(root: &Path, kernel: &Kernel, plan: &Plan<'_>) -> Result<
         let _ = writeln!(script, "export {name}={value}");
     }
     for test in plan.live() {
-        let filter = plan
-            .filter
+        let filter: String = plan
+            .filters
+            .iter()
             .map(|filter| format!(" '{filter}'"))
-            .unwrap_or_default();
+            .collect();
         let _ = writeln!(script, "cd '{}'", test.folder.display());
         let _ = writeln!(
             script,

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     emit::emit,
     globals::{MEMFD_HUGE_SCRATCH, MEMFD_SCRATCH, offset, setting},
-    read::{Faults, clamp, helper, opaque, task},
+    read::{Faults, clamp, distinct, helper, opaque, task},
 };
 
 /// What the kernel puts before the name; it has room for 249 bytes behind that.
@@ -58,9 +58,10 @@ fn memfd_create(ctx: FExitContext) -> i32 {
 /// `struct file *hugetlb_file_setup(...)`, which lost one of its six arguments in 5.14.
 #[fexit(function = "hugetlb_file_setup")]
 fn memfd_create_huge(ctx: FExitContext) -> i32 {
-    let file: u64 = match setting!(hugetlb_file_setup_parameters) {
-        5 => ctx.arg(5),
-        6 => ctx.arg(6),
+    // Accesses at constant places: the verifier refuses one at a place that was computed.
+    let file = match setting!(hugetlb_file_setup_parameters) {
+        5 => distinct::<5>(ctx.arg(5)),
+        6 => distinct::<6>(ctx.arg(6)),
         _ => return 0,
     };
     if let Some(scratch) = MEMFD_HUGE_SCRATCH.get_ptr_mut(task::cpu()) {

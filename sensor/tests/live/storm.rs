@@ -171,10 +171,10 @@ fn storm(scope: &Scope, tier: &str, ring_bytes: &str, arguments: &[&str], stoppe
     let (log, output_lines) = daemon.stop_unread();
     let lines = output_lines
         .lines()
-        .map(|line| {
-            let line = line.unwrap();
-            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}"))
-        })
+        .map(Result::unwrap)
+        // What was lost stands between the events, as a line of its own.
+        .filter(|line| !line.contains(r#""dataset":"sensor.gap""#))
+        .map(|line| serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error} in {line}")))
         .collect();
     Storm {
         workers: String::from_utf8(output.stdout)
