@@ -49,15 +49,32 @@ const DEPTH_MAX: usize = 1000;
 /// Who wants to know when a filter holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Consumer {
-    /// Step of the plan with this number; event queries have one step.
+    /// Step of the plan with this number; event queries have one step. A `later` one waits only where a partial match has
+    /// come to it.
     Step {
         plan: u32,
         step: u8,
+        later: bool,
     },
     Until {
         plan: u32,
     },
     Mark(Mark),
+}
+
+impl Consumer {
+    /// The only step of an event query, or one of a sample.
+    fn only(plan: u32, step: u8) -> Self {
+        Consumer::Step {
+            plan,
+            step,
+            later: false,
+        }
+    }
+
+    pub(super) fn is_later(self) -> bool {
+        matches!(self, Consumer::Step { later: true, .. })
+    }
 }
 
 /// A condition over one event and who waits for it.
@@ -118,7 +135,7 @@ impl Compiler {
         let mut consumers = Vec::new();
         let form = match &query.form {
             Form::Event(filter) => {
-                consumers.push((self.filter(filter)?, Consumer::Step { plan, step: 0 }));
+                consumers.push((self.filter(filter)?, Consumer::only(plan, 0)));
                 PlanForm::Event
             }
             Form::Sequence(sequence) => {
@@ -129,10 +146,7 @@ impl Compiler {
                 let mut keys = Vec::new();
                 for (step, at) in sample.steps.iter().zip(0u8..) {
                     keys.push(self.keys(&step.keys));
-                    consumers.push((
-                        self.filter(&step.filter)?,
-                        Consumer::Step { plan, step: at },
-                    ));
+                    consumers.push((self.filter(&step.filter)?, Consumer::only(plan, at)));
                 }
                 PlanForm::Sample(Sample { rule, keys })
             }
@@ -209,8 +223,12 @@ impl Compiler {
                 }
             };
             steps.push(self.step_plan(role, &step.keys, &cond));
+            let later = !matches!(role, Role::Stages { first: 0, .. } | Role::Leading);
             let step = u8::try_from(i).unwrap_or(u8::MAX);
-            consumers.push((cond.without_aliases(true), Consumer::Step { plan, step }));
+            consumers.push((
+                cond.without_aliases(true),
+                Consumer::Step { plan, step, later },
+            ));
         }
         let until = match &sequence.until {
             None => None,

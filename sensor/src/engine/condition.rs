@@ -173,11 +173,6 @@ impl Program {
         }
     }
 
-    /// The tests the program may ask.
-    pub(super) fn tests(&self) -> impl Iterator<Item = Test> + '_ {
-        self.code.iter().map(|branch| branch.test)
-    }
-
     /// Whether the condition could still hold when `known` answers only some of its tests. `reached` is scratch space.
     pub(super) fn possible(
         &self,
@@ -214,10 +209,32 @@ impl Program {
         false
     }
 
+    /// Where the program begins.
+    pub(super) fn start(&self) -> u32 {
+        self.entry
+    }
+
+    /// Where it gets to when it asks only what `known` answers.
+    pub(super) fn start_past(&self, mut known: impl FnMut(Test) -> Option<bool>) -> u32 {
+        let mut at = self.entry;
+        while let Some(branch) = self.code.get(at as usize)
+            && let Some(answer) = known(branch.test)
+        {
+            at = if answer { branch.yes } else { branch.no };
+        }
+        at
+    }
+
     /// Runs the program; `ask` answers its tests.
     #[inline]
-    pub(super) fn run(&self, mut ask: impl FnMut(Test) -> bool) -> bool {
-        let mut at = self.entry;
+    pub(super) fn run(&self, ask: impl FnMut(Test) -> bool) -> bool {
+        self.run_from(self.entry, ask)
+    }
+
+    /// Runs the rest of the program from where [`start_past`](Self::start_past) got to.
+    #[inline]
+    pub(super) fn run_from(&self, start: u32, mut ask: impl FnMut(Test) -> bool) -> bool {
+        let mut at = start;
         while let Some(branch) = self.code.get(at as usize) {
             at = if ask(branch.test) {
                 branch.yes
@@ -302,6 +319,9 @@ mod tests {
                 );
                 // What is possible with every test known is what holds; knowing nothing excludes only what can never hold.
                 let mut reached = Vec::new();
+                let start =
+                    program.start_past(|t| matches!(t, Test::Leaf(0)).then(|| ask(bits)(t)));
+                assert_eq!(program.run_from(start, ask(bits)), truth(cond, bits));
                 assert_eq!(
                     program.possible(&mut reached, |t| Some(ask(bits)(t))),
                     truth(cond, bits)

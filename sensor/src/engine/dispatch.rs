@@ -2,16 +2,18 @@
 //!
 //! In: all filters, and an event. Out: the consumers of those that hold. Fields with few values (category, action, type, ..)
 //! put events into classes; each class has its own copy of the filters with everything folded away that the class decides.
-//! Inside a class one bit per filter is struck out for every equality the event does not meet; only what is left runs. A
-//! filter that nothing waits for is not run. Classes are made when first seen, up to a bound.
+//! Inside a class one bit per filter is struck out for every equality the event does not meet; only what is left runs. What
+//! fields whose values come back say about the filters is remembered. A filter that nothing waits for is not run. Classes are
+//! made when first seen, up to a bound.
 
 use hashbrown::{HashMap, HashTable};
+use smallvec::SmallVec;
 
 use crate::event::Fields;
 
 use super::compile::{Consumer, Filter};
 use super::condition::{Cond, Program, Test};
-use super::familiar::{Familiar, Met, spell};
+use super::familiar::{Familiar, Met, Shortcut, Shortcuts, spell};
 use super::field::{Paths, SlotId};
 use super::leaf::{Leaf, LeafScratch, Leaves, Source};
 use super::lineage::Marks;
@@ -75,6 +77,10 @@ const STEADY_FIELDS: &[&str] = &[
     "user.name",
 ];
 
+/// A field is worth looking at for every event when it matters to one filter in so many. What few filters ask is left until
+/// one of them is still in play.
+const WORTHWHILE: usize = 64;
+
 /// Most classes with filters of their own; events of further classes share one that folds nothing away.
 const CLASSES_MAX: usize = 256;
 
@@ -96,8 +102,6 @@ pub(super) struct Dispatch {
     class_slots: Vec<SlotId>,
     /// By slot: whether its field is one of [`STEADY_FIELDS`].
     steady: Vec<bool>,
-    /// By leaf: whether such a field is all it reads.
-    steady_leaves: Vec<bool>,
     familiar: Familiar,
     reached: Vec<bool>,
     /// Values of the class fields as events spelled them, and the class they make. Spares most events the look-ups.
@@ -123,22 +127,52 @@ struct Class {
     hash: u64,
     signature: Box<[u32]>,
     entries: Vec<Entry>,
-    /// Steady fields that the strikes, covers and programs read.
+    /// Steady fields that matter to the class, sorted.
     steady_slots: Box<[SlotId]>,
+    /// Filters that wait only where something has happened before.
+    later: Box<[u64]>,
     /// Those over steady fields first.
     strikes: Vec<Strike>,
     steady_strikes: usize,
+    /// Whom the strikes over other fields concern.
+    strike_hints: Box<[Hint]>,
     /// Filters that need a hit among several fields' literals and patterns.
     covered: Box<[u64]>,
     /// Those over steady fields first.
     covers: Vec<Cover>,
     steady_covers: usize,
+    /// Whom the covers over other fields concern.
+    cover_hints: Box<[Hint]>,
     all: Box<[u64]>,
+}
+
+/// Some of the filters a strike or cover concerns, all of one word. Side by side, so that what concerns nobody is passed over
+/// without looking at it.
+#[derive(Clone, Copy, Debug)]
+struct Hint {
+    /// Position among the strikes or covers.
+    at: u32,
+    word: u32,
+    mask: u64,
+}
+
+fn hints<'m>(from: usize, masks: impl Iterator<Item = &'m Box<[u64]>>) -> Box<[Hint]> {
+    let masks = (0u32..).zip(masks).skip(from);
+    masks
+        .flat_map(|(at, mask)| {
+            let words = (0u32..).zip(mask.iter()).filter(|(_, mask)| **mask != 0);
+            words.map(move |(word, mask)| Hint {
+                at,
+                word,
+                mask: *mask,
+            })
+        })
+        .collect()
 }
 
 #[derive(Debug)]
 struct Entry {
-    filter: u32,
+    consumers: SmallVec<[Consumer; 2]>,
     /// What neither the class nor the strikes decide.
     program: Program,
 }
@@ -174,9 +208,10 @@ impl Dispatch {
         category: &str,
         all_steady: bool,
     ) -> Self {
+        let uses = uses(leaves, filters.iter().map(|f| &f.cond));
         let is_class = |slot: SlotId| {
             let path = paths.path(slot);
-            path == category || CLASS_FIELDS.contains(&path)
+            path == category || (CLASS_FIELDS.contains(&path) && uses.matters(slot))
         };
         let class_indexes: Vec<u32> = (0u32..)
             .zip(&leaves.indexes)
@@ -191,19 +226,12 @@ impl Dispatch {
             .map(|at| SlotId(u32::try_from(at).unwrap_or(u32::MAX)))
             .map(|slot| all_steady || STEADY_FIELDS.contains(&paths.path(slot)))
             .collect::<Vec<bool>>();
-        let steady_leaves = (0..leaves.len())
-            .map(|leaf| {
-                let slot = leaves.slot_of_leaf(leaf);
-                slot.is_some_and(|s| steady.get(s.0 as usize) == Some(&true))
-            })
-            .collect();
         let mut dispatch = Self {
             familiar: Familiar::new(filters.len()),
             filters,
             class_indexes,
             class_slots,
             steady,
-            steady_leaves,
             reached: Vec::new(),
             by_spelling: HashTable::new(),
             spelling: Vec::new(),
@@ -229,8 +257,10 @@ impl Dispatch {
         mut wake: impl FnMut(Consumer),
     ) {
         let spelled = self.spell_class(leaves, event);
+        let class_len = self.spelling.len();
+        let class_hash = hash_text(&self.spelling, false);
         let class = if spelled {
-            self.class_by_spelling(leaves, event, scratch)
+            self.class_by_spelling(leaves, event, scratch, class_hash)
         } else {
             self.class_of(leaves, event, scratch)
         };
@@ -246,48 +276,89 @@ impl Dispatch {
         self.met.clear();
         self.met.resize(self.alive.len(), 0);
         let spelled = spelled && class.spell(leaves, event, &mut self.spelling);
-        let hash = hash_text(&self.spelling, false);
+        let steady_part = self.spelling.get(class_len..).unwrap_or_default();
+        let hash = class_hash.rotate_left(17) ^ hash_text(steady_part, false);
         let (alive, met) = (&mut self.alive, &mut self.met);
         let familiar = if spelled {
             self.familiar.get(hash, &self.spelling, alive, met)
         } else {
             Met::New
         };
-        if familiar != Met::Known {
+        if !matches!(familiar, Met::Known(_)) {
             let (strikes, covers) = class.steady();
             for strike in strikes {
                 strike.apply(leaves, event, scratch, alive);
             }
             for cover in covers {
-                cover.apply(leaves, event, scratch, alive, met);
+                if cover.concerns(alive, met) {
+                    cover.apply(leaves, event, scratch, met);
+                }
             }
         }
         if familiar == Met::Again {
             let steady = |test| match test {
-                Test::Leaf(leaf) if self.steady_leaves.get(leaf as usize) == Some(&true) => {
+                Test::Leaf(leaf) if class.is_steady(leaves.slot_of_leaf(leaf)) => {
                     Some(leaves.holds(leaf, event, scratch))
                 }
                 Test::Alias(_) => Some(false),
                 Test::Leaf(_) | Test::Lineage(..) => None,
             };
-            class.keep_possible(alive, &mut self.reached, steady);
-            self.familiar.put(hash, &self.spelling, alive, met);
+            let mut shortcuts = Shortcuts::default();
+            class.keep_possible(alive, &mut self.reached, &mut shortcuts, steady);
+            let sets = (&**alive, &**met);
+            self.familiar.put(hash, &self.spelling, sets, &shortcuts);
         }
-        let (strikes, covers) = class.others();
-        for strike in strikes {
-            if strike.concerns(alive) {
+        let shortcuts = match familiar {
+            Met::Known(place) => self.familiar.shortcuts(place),
+            Met::Again | Met::New => &[],
+        };
+        // A filter that nothing waits for need not be asked anything.
+        for (word, (bits, later)) in alive.iter_mut().zip(&class.later).enumerate() {
+            let mut left = *bits & later;
+            while left != 0 {
+                let bit = left.trailing_zeros();
+                left &= left - 1;
+                let entry = class.entries.get(word * 64 + bit as usize);
+                if !entry.is_some_and(|e| e.consumers.iter().any(|c| armed(*c))) {
+                    *bits &= !(1 << bit);
+                }
+            }
+        }
+        let mut done = NONE;
+        for hint in &class.strike_hints {
+            let concerned = alive
+                .get(hint.word as usize)
+                .is_some_and(|a| a & hint.mask != 0);
+            if concerned
+                && hint.at != done
+                && let Some(strike) = class.strikes.get(hint.at as usize)
+            {
+                done = hint.at;
                 strike.apply(leaves, event, scratch, alive);
             }
         }
         let open = alive.iter().zip(met.iter()).zip(&class.covered);
         if open.into_iter().any(|((a, m), c)| a & c & !m != 0) {
-            for cover in covers {
-                cover.apply(leaves, event, scratch, alive, met);
+            let mut done = NONE;
+            for hint in &class.cover_hints {
+                let word = hint.word as usize;
+                let concerned = match (alive.get(word), met.get(word)) {
+                    (Some(a), Some(m)) => a & !m & hint.mask != 0,
+                    _ => false,
+                };
+                if concerned
+                    && hint.at != done
+                    && let Some(cover) = class.covers.get(hint.at as usize)
+                {
+                    done = hint.at;
+                    cover.apply(leaves, event, scratch, met);
+                }
             }
             for ((a, c), m) in alive.iter_mut().zip(&class.covered).zip(met.iter()) {
                 *a &= !c | m;
             }
         }
+        let mut shortcuts = shortcuts.iter().peekable();
         for (word, bits) in self.alive.iter().enumerate() {
             let mut bits = *bits;
             while bits != 0 {
@@ -296,19 +367,19 @@ impl Dispatch {
                 let Some(entry) = class.entries.get(at) else {
                     continue;
                 };
-                let Some(filter) = self.filters.get(entry.filter as usize) else {
-                    continue;
-                };
-                if !filter.consumers.iter().any(|c| armed(*c)) {
-                    continue;
+                let mut start = entry.program.start();
+                while let Some(shortcut) = shortcuts.next_if(|s| s.entry as usize <= at) {
+                    if shortcut.entry as usize == at {
+                        start = shortcut.start;
+                    }
                 }
-                let holds = entry.program.run(|test| match test {
+                let holds = entry.program.run_from(start, |test| match test {
                     Test::Leaf(leaf) => leaves.holds(leaf, event, scratch),
                     Test::Lineage(mark, relation) => marks.has(mark, relation),
                     Test::Alias(_) => false,
                 });
                 if holds {
-                    filter.consumers.iter().for_each(|c| wake(*c));
+                    entry.consumers.iter().for_each(|c| wake(*c));
                 }
             }
         }
@@ -329,8 +400,8 @@ impl Dispatch {
         leaves: &Leaves,
         event: &E,
         scratch: &mut LeafScratch,
+        hash: u64,
     ) -> Option<u32> {
-        let hash = hash_text(&self.spelling, false);
         let known = self
             .by_spelling
             .find(hash, |s| s.hash == hash && *s.text == *self.spelling);
@@ -392,22 +463,30 @@ impl Dispatch {
     fn class(&self, leaves: &Leaves, hash: u64, signature: Option<&[u32]>) -> Class {
         let decided = Decided::new(&self.class_indexes, signature);
         let mut conds = Vec::new();
-        for (filter, number) in self.filters.iter().zip(0u32..) {
+        for (filter, number) in self.filters.iter().enumerate().map(|(i, f)| (f, i)) {
             match filter.cond.fold(&|test| decided.answer(leaves, test)) {
                 Cond::Const(false) => {}
                 cond => conds.push((number, cond)),
             }
         }
+        let uses = uses(leaves, conds.iter().map(|(_, cond)| cond));
+        let steady = |slot: Option<SlotId>| {
+            let listed = |s: SlotId| self.steady.get(s.0 as usize) == Some(&true);
+            slot.is_some_and(|s| listed(s) && uses.matters(s))
+        };
         let words = conds.len().div_ceil(64);
         let mut strikes: Vec<Strike> = Vec::new();
         let mut entries = Vec::with_capacity(conds.len());
         let cost = |test: Test| match test {
+            // Known for most events: asked first, they are skipped together.
+            Test::Leaf(leaf) if steady(leaves.slot_of_leaf(leaf)) => 0,
             Test::Leaf(leaf) => leaves.cost(leaf),
             Test::Lineage(..) => 1,
             Test::Alias(_) => 0,
         };
         let mut covers: Vec<Cover> = Vec::new();
         let mut covered = vec![0u64; words];
+        let mut later = vec![0u64; words];
         for (at, (filter, cond)) in conds.into_iter().enumerate() {
             let rest = require(leaves, &mut strikes, cond, at, words);
             if let Some((_, hits)) = cover(leaves, &rest)
@@ -417,14 +496,21 @@ impl Dispatch {
                 hits.iter()
                     .for_each(|leaf| add_cover(leaves, &mut covers, *leaf, at, words));
             }
+            let consumers = self
+                .filters
+                .get(filter)
+                .map(|f| f.consumers.iter().copied().collect::<SmallVec<[_; 2]>>())
+                .unwrap_or_default();
+            if consumers.iter().all(|c| c.is_later())
+                && let Some(word) = later.get_mut(at / 64)
+            {
+                *word |= 1 << (at % 64);
+            }
             entries.push(Entry {
-                filter,
+                consumers,
                 program: Program::new(&rest, &cost),
             });
         }
-        let steady = |slot: Option<SlotId>| {
-            slot.is_some_and(|s| self.steady.get(s.0 as usize).copied().unwrap_or(false))
-        };
         let strike_slot = |s: &Strike| leaves.slot_of(Source::Index(s.index));
         // Of each kind, what strikes out most goes first.
         strikes.sort_by_key(|s| {
@@ -432,43 +518,74 @@ impl Dispatch {
             (!steady(strike_slot(s)), std::cmp::Reverse(struck))
         });
         covers.sort_by_key(|c| !steady(leaves.slot_of(c.source)));
-        let mut steady_slots: Vec<SlotId> = strikes
-            .iter()
-            .map(strike_slot)
-            .chain(covers.iter().map(|c| leaves.slot_of(c.source)))
-            .chain(entries.iter().flat_map(|e: &Entry| {
-                e.program.tests().map(|test| match test {
-                    Test::Leaf(leaf) => leaves.slot_of_leaf(leaf),
-                    Test::Lineage(..) | Test::Alias(_) => None,
-                })
-            }))
-            .filter(|slot| steady(*slot))
-            .flatten()
-            .collect();
-        steady_slots.sort_unstable();
-        steady_slots.dedup();
+        let slots =
+            (0..leaves.fields.len()).map(|at| SlotId(u32::try_from(at).unwrap_or(u32::MAX)));
+        let steady_slots: Vec<SlotId> = slots.filter(|slot| steady(Some(*slot))).collect();
         let mut all = vec![u64::MAX; words];
         if let Some(last) = all.last_mut()
             && entries.len() % 64 != 0
         {
             *last = (1 << (entries.len() % 64)) - 1;
         }
+        let steady_strikes = strikes.iter().filter(|s| steady(strike_slot(s))).count();
+        let steady_covers = covers
+            .iter()
+            .filter(|c| steady(leaves.slot_of(c.source)))
+            .count();
         Class {
+            later: later.into(),
+            strike_hints: hints(steady_strikes, strikes.iter().map(|s| &s.requiring)),
+            cover_hints: hints(steady_covers, covers.iter().map(|c| &c.concerned)),
             hash,
             signature: signature.unwrap_or_default().into(),
             entries,
             steady_slots: steady_slots.into(),
-            steady_strikes: strikes.iter().filter(|s| steady(strike_slot(s))).count(),
+            steady_strikes,
             strikes,
             covered: covered.into(),
-            steady_covers: covers
-                .iter()
-                .filter(|c| steady(leaves.slot_of(c.source)))
-                .count(),
+            steady_covers,
             covers,
             all: all.into(),
         }
     }
+}
+
+/// How many filters read each field.
+struct Uses {
+    by_slot: Vec<usize>,
+    filters: usize,
+}
+
+impl Uses {
+    fn matters(&self, slot: SlotId) -> bool {
+        let used = self.by_slot.get(slot.0 as usize).copied().unwrap_or(0);
+        used > 0 && used * WORTHWHILE >= self.filters
+    }
+}
+
+fn uses<'c>(leaves: &Leaves, conds: impl Iterator<Item = &'c Cond>) -> Uses {
+    let mut uses = Uses {
+        by_slot: vec![0; leaves.fields.len()],
+        filters: 0,
+    };
+    let mut read = Vec::new();
+    for cond in conds {
+        uses.filters += 1;
+        read.clear();
+        cond.tests(&mut |test| {
+            if let Test::Leaf(leaf) = test {
+                read.extend(leaves.slot_of_leaf(leaf));
+            }
+        });
+        read.sort_unstable();
+        read.dedup();
+        for slot in &read {
+            if let Some(used) = uses.by_slot.get_mut(slot.0 as usize) {
+                *used += 1;
+            }
+        }
+    }
+    uses
 }
 
 /// Moves what a condition requires at its top level into strikes; returns what is left to ask.
@@ -587,11 +704,16 @@ impl Class {
             .all(|slot| spell(leaves.values(*slot, event), out))
     }
 
-    /// Strikes out the filters that can not hold whatever is still unknown.
+    fn is_steady(&self, slot: Option<SlotId>) -> bool {
+        slot.is_some_and(|slot| self.steady_slots.binary_search(&slot).is_ok())
+    }
+
+    /// Strikes out the filters that can not hold whatever is still unknown, and notes where the others may begin.
     fn keep_possible(
         &self,
         alive: &mut [u64],
         reached: &mut Vec<bool>,
+        shortcuts: &mut Shortcuts,
         mut known: impl FnMut(Test) -> Option<bool>,
     ) {
         for (word, bits) in alive.iter_mut().enumerate() {
@@ -599,9 +721,17 @@ impl Class {
             while left != 0 {
                 let bit = left.trailing_zeros();
                 left &= left - 1;
-                let entry = self.entries.get(word * 64 + bit as usize);
-                if !entry.is_some_and(|e| e.program.possible(reached, &mut known)) {
+                let at = word * 64 + bit as usize;
+                let entry = self.entries.get(at);
+                let Some(entry) = entry.filter(|e| e.program.possible(reached, &mut known)) else {
                     *bits &= !(1 << bit);
+                    continue;
+                };
+                let start = entry.program.start_past(&mut known);
+                if let Ok(at) = u32::try_from(at)
+                    && start != entry.program.start()
+                {
+                    shortcuts.push(Shortcut { entry: at, start });
                 }
             }
         }
@@ -613,16 +743,15 @@ impl Class {
             self.covers.get(..self.steady_covers).unwrap_or_default(),
         )
     }
-
-    fn others(&self) -> (&[Strike], &[Cover]) {
-        (
-            self.strikes.get(self.steady_strikes..).unwrap_or_default(),
-            self.covers.get(self.steady_covers..).unwrap_or_default(),
-        )
-    }
 }
 
 impl Cover {
+    /// Whether some filter still in play wants a hit here.
+    fn concerns(&self, alive: &[u64], met: &[u64]) -> bool {
+        let open = alive.iter().zip(met).zip(&self.concerned);
+        open.into_iter().any(|((a, m), c)| a & c & !m != 0)
+    }
+
     /// Notes which filters get a hit here.
     #[inline]
     fn apply<E: Fields>(
@@ -630,17 +759,8 @@ impl Cover {
         leaves: &Leaves,
         event: &E,
         scratch: &mut LeafScratch,
-        alive: &[u64],
         met: &mut [u64],
     ) {
-        let open = alive
-            .iter()
-            .zip(met.iter())
-            .zip(&self.concerned)
-            .any(|((a, m), c)| a & c & !m != 0);
-        if !open {
-            return;
-        }
         let hits = match self.source {
             Source::Index(index) => leaves
                 .found(index, event, scratch)
@@ -680,12 +800,6 @@ impl Strike {
                 *word |= 1 << (at % 64);
             }
         }
-    }
-
-    /// Whether some filter still in play requires a literal here.
-    #[inline]
-    fn concerns(&self, alive: &[u64]) -> bool {
-        self.requiring.iter().zip(alive).any(|(r, a)| r & a != 0)
     }
 
     /// Strikes out the filters that require a literal the event does not have.

@@ -4,6 +4,8 @@
 //! the same for an event that spells them alike, without asking again. Places are fixed in number and size; newer values
 //! take the place of older ones. Must never answer for other values than those stored: spellings are compared whole.
 
+use smallvec::SmallVec;
+
 use crate::event::{Value, Values};
 
 /// Longest spelling, in bytes.
@@ -14,22 +16,50 @@ const PLACES: usize = 1024;
 /// How well a spelling is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Met {
-    /// What it means has been filled in.
-    Known,
+    /// What it means has been filled in, at this place.
+    Known(usize),
     /// It came before: worth remembering.
     Again,
     New,
 }
 
+/// Where the program of a filter still in play may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shortcut {
+    /// Position of the filter in its class.
+    pub(super) entry: u32,
+    pub(super) start: u32,
+}
+
+/// Most shortcuts of one spelling; further filters begin at their beginning.
+const SHORTCUTS_MAX: usize = 12;
+
+/// Shortcuts by filter.
+#[derive(Debug, Default)]
+pub(super) struct Shortcuts {
+    list: SmallVec<[Shortcut; SHORTCUTS_MAX]>,
+}
+
+impl Shortcuts {
+    /// Takes one more, in order of the filters, unless there are too many.
+    pub(super) fn push(&mut self, shortcut: Shortcut) {
+        if self.list.len() < SHORTCUTS_MAX {
+            self.list.push(shortcut);
+        }
+    }
+}
+
 /// Per spelling, the filters still in play and those with a hit.
 #[derive(Debug, Default)]
 pub(super) struct Familiar {
-    /// Empty until the first spelling comes, like the other two; then everything is there at once.
+    /// Empty until the first spelling comes, like the other three; then everything is there at once.
     places: Vec<Place>,
     /// [`SPELLING_LEN_MAX`] bytes for each place.
     spellings: Vec<u8>,
     /// `2 * width` for each place: words of filters in play, then as many of filters with a hit.
     words: Vec<u64>,
+    /// [`SHORTCUTS_MAX`] for each place.
+    shortcuts: Vec<Shortcut>,
     /// Most words of one set.
     width: usize,
 }
@@ -39,6 +69,7 @@ struct Place {
     hash: u64,
     len: usize,
     width: usize,
+    shortcuts: usize,
 }
 
 impl Familiar {
@@ -64,6 +95,7 @@ impl Familiar {
             self.places = vec![Place::default(); PLACES];
             self.spellings = vec![0; PLACES * SPELLING_LEN_MAX];
             self.words = vec![0; PLACES * 2 * self.width];
+            self.shortcuts = vec![Shortcut { entry: 0, start: 0 }; PLACES * SHORTCUTS_MAX];
         }
         let at = at(hash);
         let Some(place) = self.places.get_mut(at) else {
@@ -91,11 +123,25 @@ impl Familiar {
         };
         alive.iter_mut().zip(a).for_each(|(to, from)| *to = *from);
         met.iter_mut().zip(m).for_each(|(to, from)| *to = *from);
-        Met::Known
+        Met::Known(at)
     }
 
-    /// Remembers what a spelling means.
-    pub(super) fn put(&mut self, hash: u64, spelling: &[u8], alive: &[u64], met: &[u64]) {
+    /// The shortcuts of a known spelling, by filter.
+    #[inline]
+    pub(super) fn shortcuts(&self, place: usize) -> &[Shortcut] {
+        let count = self.places.get(place).map_or(0, |p| p.shortcuts);
+        let start = place * SHORTCUTS_MAX;
+        self.shortcuts.get(start..start + count).unwrap_or_default()
+    }
+
+    /// Remembers what a spelling means: filters in play, filters with a hit, shortcuts.
+    pub(super) fn put(
+        &mut self,
+        hash: u64,
+        spelling: &[u8],
+        (alive, met): (&[u64], &[u64]),
+        shortcuts: &Shortcuts,
+    ) {
         if spelling.is_empty() || spelling.len() > SPELLING_LEN_MAX || alive.len() > self.width {
             return;
         }
@@ -114,7 +160,10 @@ impl Familiar {
                 hash,
                 len: spelling.len(),
                 width: alive.len(),
+                shortcuts: shortcuts.list.len(),
             };
+            let ours = self.shortcuts.iter_mut().skip(at * SHORTCUTS_MAX);
+            ours.zip(&shortcuts.list).for_each(|(to, from)| *to = *from);
             room.copy_from_slice(spelling);
             a.iter_mut().zip(alive).for_each(|(to, from)| *to = *from);
             m.iter_mut().zip(met).for_each(|(to, from)| *to = *from);
@@ -219,10 +268,14 @@ mod tests {
         let (mut alive, mut met) = ([9, 9], [9, 9]);
         assert_eq!(familiar.get(1, b"a", &mut alive, &mut met), Met::New);
         assert_eq!(familiar.get(1, b"a", &mut alive, &mut met), Met::Again);
-        familiar.put(1, b"a", &[1, 2], &[3, 4]);
+        let mut shortcuts = Shortcuts::default();
+        let shortcut = Shortcut { entry: 3, start: 7 };
+        shortcuts.push(shortcut);
+        familiar.put(1, b"a", (&[1, 2], &[3, 4]), &shortcuts);
         assert_eq!(familiar.get(1, b"b", &mut alive, &mut met), Met::Again);
         assert_eq!((alive, met), ([9, 9], [9, 9]));
-        assert_eq!(familiar.get(1, b"a", &mut alive, &mut met), Met::Known);
+        assert_eq!(familiar.get(1, b"a", &mut alive, &mut met), Met::Known(1));
+        assert_eq!(familiar.shortcuts(1), [shortcut]);
         assert_eq!((alive, met), ([1, 2], [3, 4]));
         let other = 1 + PLACES as u64;
         assert_eq!(familiar.get(other, b"a", &mut alive, &mut met), Met::New);

@@ -35,25 +35,19 @@ pub(super) struct Key<'e> {
 /// Most events offer one tuple.
 pub(super) type KeyList<'e> = SmallVec<[Key<'e>; 2]>;
 
-/// The tuples an event offers under a key list.
-pub(super) struct Keys<'e> {
-    pub(super) keys: KeyList<'e>,
-    /// Distinct tuples beyond the bound.
-    pub(super) truncated: u64,
-}
+/// A tuple that outlives its event.
+pub(super) type StoredKeys = SmallVec<[Option<OwnedValue>; 2]>;
 
-/// Distinct key tuples of an event; none when a key that is not optional is missing.
+/// Appends the distinct key tuples of an event to `out`; none when a key that is not optional is missing. Returns how many
+/// beyond the bound were left out.
 pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
+    out: &mut KeyList<'e>,
     list: &[KeyField],
     fields: &[FieldRef],
     event: &'e E,
     hasher: &S,
     max: usize,
-) -> Keys<'e> {
-    let mut out = Keys {
-        keys: SmallVec::new(),
-        truncated: 0,
-    };
+) -> u64 {
     let mut hash = 0;
     let mut tuple = Tuple::new();
     for key in list {
@@ -62,31 +56,28 @@ pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
             .map(|f| f.values(event))
             .unwrap_or_default();
         if values.len() > 1 {
-            return products_of(list, fields, event, hasher, max);
+            return products_of(out, list, fields, event, hasher, max);
         }
         let value = values.get(0).map(|v| typed(v, key.ty));
         if value.is_none() && !key.optional {
-            return out;
+            return 0;
         }
         hash = join_hash(hash, hash_value(value.as_ref(), hasher));
         tuple.push(value);
     }
-    out.keys.push(Key { hash, tuple });
-    out
+    out.push(Key { hash, tuple });
+    0
 }
 
 /// The same where some key has several values.
 fn products_of<'e, E: Fields, S: BuildHasher>(
+    out: &mut KeyList<'e>,
     list: &[KeyField],
     fields: &[FieldRef],
     event: &'e E,
     hasher: &S,
     max: usize,
-) -> Keys<'e> {
-    let mut out = Keys {
-        keys: SmallVec::new(),
-        truncated: 0,
-    };
+) -> u64 {
     let mut columns: SmallVec<[Column<'e>; 4]> = SmallVec::new();
     let mut product = 1usize;
     for key in list {
@@ -95,14 +86,11 @@ fn products_of<'e, E: Fields, S: BuildHasher>(
             .map(|f| f.values(event))
             .unwrap_or_default();
         if values.get(0).is_none() && !key.optional {
-            return out;
+            return 0;
         }
         let column = Column::new(values, key.ty, hasher, max);
         product = product.saturating_mul(column.len());
         columns.push(column);
-    }
-    if product > max {
-        out.truncated = u64::try_from(product - max).unwrap_or(u64::MAX);
     }
     let mut at: SmallVec<[usize; 4]> = smallvec::smallvec![0; columns.len()];
     for _ in 0..product.min(max) {
@@ -113,7 +101,7 @@ fn products_of<'e, E: Fields, S: BuildHasher>(
             hash = join_hash(hash, part);
             tuple.push(value);
         }
-        out.keys.push(Key { hash, tuple });
+        out.push(Key { hash, tuple });
         for (position, column) in at.iter_mut().zip(&columns).rev() {
             *position += 1;
             if *position < column.len() {
@@ -122,7 +110,7 @@ fn products_of<'e, E: Fields, S: BuildHasher>(
             *position = 0;
         }
     }
-    out
+    u64::try_from(product.saturating_sub(max)).unwrap_or(u64::MAX)
 }
 
 /// The distinct values one position can take, each with its hash.
@@ -218,21 +206,17 @@ pub(super) fn owned(tuple: &[Option<Value<'_>>]) -> Box<[Option<OwnedValue>]> {
 }
 
 /// The same, sharing the text of parts that equal those of a key at hand.
-pub(super) fn owned_like(
-    tuple: &[Option<Value<'_>>],
-    known: &[Option<OwnedValue>],
-) -> Box<[Option<OwnedValue>]> {
-    let known = known.iter().chain(std::iter::repeat(&None));
-    let shared = tuple
-        .iter()
-        .zip(known)
-        .map(|(value, known)| match (value, known) {
-            (Some(Value::Str(text)), Some(OwnedValue::Str(known))) if **known == **text => {
+pub(super) fn owned_like(tuple: &[Option<Value<'_>>], known: &[Option<OwnedValue>]) -> StoredKeys {
+    let mut stored = StoredKeys::with_capacity(tuple.len());
+    for (at, value) in tuple.iter().enumerate() {
+        stored.push(match (value, known.get(at)) {
+            (Some(Value::Str(text)), Some(Some(OwnedValue::Str(known)))) if **known == **text => {
                 Some(OwnedValue::Str(known.clone()))
             }
             (value, _) => value.map(own),
         });
-    shared.collect()
+    }
+    stored
 }
 
 fn own(value: Value<'_>) -> OwnedValue {

@@ -564,10 +564,6 @@ impl Leaves {
         }
     }
 
-    pub(super) fn len(&self) -> u32 {
-        u32::try_from(self.leaves.len()).unwrap_or(u32::MAX)
-    }
-
     pub(super) fn get(&self, leaf: u32) -> Option<&Leaf> {
         self.leaves.get(leaf as usize)
     }
@@ -753,7 +749,7 @@ impl Leaves {
                 Value::Str(text) if ValueCache::takes(text.len()) => {
                     let hash = hash_text(text.as_bytes(), false);
                     if let Some(members) = cache.get(hash, text) {
-                        members.iter().for_each(|leaf| hit(*leaf));
+                        members.iter().for_each(|leaf| hit(u32::from(*leaf)));
                     } else {
                         let mut answer = Answer::default();
                         group.set.evaluate(text, glob_scratch, |leaf| {

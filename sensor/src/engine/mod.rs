@@ -316,7 +316,7 @@ impl<E: Fields + Clone> RuleState<E> {
 fn armed<E>(plans: &[Plan], states: &[RuleState<E>], consumer: Consumer) -> bool {
     let (plan, step) = match consumer {
         Consumer::Mark(_) => return true,
-        Consumer::Step { plan, step } => (plan as usize, Some(step)),
+        Consumer::Step { plan, step, .. } => (plan as usize, Some(step)),
         Consumer::Until { plan } => (plan as usize, None),
     };
     match (
@@ -380,7 +380,7 @@ impl<E: Fields + Clone> Engine<E> {
         let armed = |consumer| armed(plans, states, consumer);
         let wake = |consumer| {
             let (plan, step, until) = match consumer {
-                Consumer::Step { plan, step } => (plan, 1u64 << step, false),
+                Consumer::Step { plan, step, .. } => (plan, 1u64 << step, false),
                 Consumer::Until { plan } => (plan, 0, true),
                 Consumer::Mark(mark) => {
                     earned |= 1 << mark.0;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::event::{OwnedValue, Value};
+use crate::event::Value;
 
-use super::key;
+use super::key::{self, StoredKeys};
 
 /// Index that names nothing.
 pub(super) const NONE: u32 = u32::MAX;
@@ -64,7 +64,7 @@ pub(super) struct Partial<E> {
 #[derive(Debug)]
 pub(super) struct Entry {
     hash: u64,
-    pub(super) keys: Box<[Option<OwnedValue>]>,
+    pub(super) keys: StoredKeys,
     /// Newest partial per position.
     heads: SmallVec<[u32; 4]>,
     /// What keeps the entry alive: partials, and one for a remembered leading event or a run.
@@ -86,8 +86,8 @@ pub(super) struct Store<E> {
     live: usize,
     /// Partials per position.
     waiting: Vec<usize>,
-    /// The newest key: keys in a row often agree in a part (a host), which is then shared instead of copied.
-    newest_keys: Box<[Option<OwnedValue>]>,
+    /// The entry made last: keys in a row often agree in a part (a host), which is then shared instead of copied.
+    newest_entry: u32,
 }
 
 impl<E> Store<E> {
@@ -104,7 +104,7 @@ impl<E> Store<E> {
             newest: NONE,
             live: 0,
             waiting: vec![0; positions],
-            newest_keys: Box::from([]),
+            newest_entry: NONE,
         }
     }
 
@@ -147,14 +147,15 @@ impl<E> Store<E> {
         match self.find(hash, tuple) {
             Some(id) => id,
             None => {
-                let keys = key::owned_like(tuple, &self.newest_keys);
-                self.newest_keys.clone_from(&keys);
-                self.insert_entry(hash, keys)
+                let known = self.entry(self.newest_entry);
+                let keys = key::owned_like(tuple, known.map_or(&[], |e| &*e.keys));
+                self.newest_entry = self.insert_entry(hash, keys);
+                self.newest_entry
             }
         }
     }
 
-    pub(super) fn insert_entry(&mut self, hash: u64, keys: Box<[Option<OwnedValue>]>) -> u32 {
+    pub(super) fn insert_entry(&mut self, hash: u64, keys: StoredKeys) -> u32 {
         let heads = smallvec::smallvec![NONE; self.waiting.len()];
         let entry = Entry {
             hash,

@@ -10,7 +10,7 @@ use hashbrown::HashTable;
 
 use crate::event::{Fields, OwnedValue};
 
-use super::key::{self, Key, KeyField, keys_of};
+use super::key::{self, Key, KeyField, KeyList, keys_of};
 use super::partial_match::Ordinal;
 use super::turn::Turn;
 use super::{Match, RuleCounters};
@@ -77,15 +77,16 @@ impl Sample {
             .enumerate()
             .filter(|(i, _)| mask >> i & 1 == 1)
         {
-            let found = keys_of(
+            let mut keys = KeyList::new();
+            turn.counters.truncated_keys += keys_of(
+                &mut keys,
                 list,
                 turn.fields(),
                 turn.event,
                 &state.hasher,
                 turn.limits.keys_per_event,
             );
-            turn.counters.truncated_keys += found.truncated;
-            for key in &found.keys {
+            for key in &keys {
                 let group = state.find_or_insert(key, self.keys.len());
                 state.hit(group, filter, turn.ordinal, turn.event);
                 turn.counters.opened += 1;

@@ -136,15 +136,16 @@ impl Sequence {
         state: &State<E>,
         turn: &mut Turn<'e, E>,
     ) -> KeyList<'e> {
-        let found = keys_of(
+        let mut keys = KeyList::new();
+        turn.counters.truncated_keys += keys_of(
+            &mut keys,
             list,
             turn.fields(),
             turn.event,
             &state.store.hasher,
             turn.limits.keys_per_event,
         );
-        turn.counters.truncated_keys += found.truncated;
-        found.keys
+        keys
     }
 
     /// The stages of one step, last first.

@@ -7,7 +7,7 @@
 /// Longest text that is remembered, in bytes.
 const TEXT_MAX: usize = 46;
 /// Most members that are remembered for a text.
-const MEMBERS_MAX: usize = 10;
+const MEMBERS_MAX: usize = 8;
 /// Places of one group; a power of two.
 const PLACES: usize = 512;
 
@@ -18,26 +18,35 @@ pub(super) struct ValueCache {
     places: Vec<Place>,
 }
 
+/// One line of the processor's cache.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Place {
     /// One more than the text's length; 0 where nothing is remembered.
     len: u8,
     count: u8,
     text: [u8; TEXT_MAX],
-    members: [u32; MEMBERS_MAX],
+    members: [u16; MEMBERS_MAX],
 }
+
+const _: () = assert!(size_of::<Place>() == 64);
 
 /// The answer for one text, as it is put together.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
+    /// Past [`MEMBERS_MAX`] when they do not fit.
     count: usize,
-    members: [u32; MEMBERS_MAX],
+    members: [u16; MEMBERS_MAX],
 }
 
 impl Answer {
     /// Notes a member; the same one any number of times.
     #[inline]
     pub(super) fn push(&mut self, member: u32) {
+        let Ok(member) = u16::try_from(member) else {
+            self.count = MEMBERS_MAX + 1;
+            return;
+        };
         let known = self.members.iter().take(self.count);
         if known.into_iter().any(|m| *m == member) {
             return;
@@ -45,7 +54,7 @@ impl Answer {
         if let Some(place) = self.members.get_mut(self.count) {
             *place = member;
         }
-        self.count += 1;
+        self.count = (self.count + 1).min(MEMBERS_MAX + 1);
     }
 }
 
@@ -58,7 +67,7 @@ impl ValueCache {
 
     /// The members that match the text, `None` when it is not remembered. `hash` is any hash of the text.
     #[inline]
-    pub(super) fn get(&self, hash: u64, text: &str) -> Option<&[u32]> {
+    pub(super) fn get(&self, hash: u64, text: &str) -> Option<&[u16]> {
         let place = self.places.get(at(hash))?;
         let same = usize::from(place.len) == text.len() + 1
             && place.text.get(..text.len()) == Some(text.as_bytes());
@@ -138,9 +147,11 @@ mod tests {
         assert_eq!(cache.get(1, &long), None);
         assert!(!ValueCache::takes(long.len()));
         let longest = "x".repeat(TEXT_MAX);
-        cache.put(1, &longest, &answer(0..10));
-        assert_eq!(cache.get(1, &longest).map(<[u32]>::len), Some(10));
-        cache.put(2, "many", &answer(0..11));
-        assert_eq!(cache.get(2, "many"), None);
+        cache.put(1, &longest, &answer(0..8));
+        assert_eq!(cache.get(1, &longest).map(<[u16]>::len), Some(8));
+        for members in [0..9, 0..20, 65_535..65_537] {
+            cache.put(2, "many", &answer(members));
+            assert_eq!(cache.get(2, "many"), None);
+        }
     }
 }
