@@ -10,6 +10,7 @@ mod dispatch;
 mod expression;
 mod familiar;
 mod field;
+mod gate;
 mod glob;
 mod key;
 mod leaf;
