@@ -183,12 +183,16 @@ fn engine(queries: &[Query], table: &mut FieldTable, limits: Limits) -> Engine<A
 fn describe(name: &str, mut engine: Engine<Arc<FlatEvent>>, events: &Events) {
     let (mut found, mut most, mut bytes) = (0, 0, 0);
     let mut matches = Vec::new();
-    let before = held();
+    // What is made once, with the first events, is no part of a partial.
+    let mut before = held();
     for event in events {
         engine.process(event, &mut matches);
         found += matches.len();
         matches.clear();
         let partials: u64 = engine.counters().iter().map(|c| c.partials).sum();
+        if partials == 0 {
+            before = held();
+        }
         if partials > most {
             (most, bytes) = (partials, held() - before);
         }
