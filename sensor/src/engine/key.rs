@@ -219,7 +219,7 @@ pub(super) fn owned_like(tuple: &[Option<Value<'_>>], known: &[Option<OwnedValue
     stored
 }
 
-fn own(value: Value<'_>) -> OwnedValue {
+pub(super) fn own(value: Value<'_>) -> OwnedValue {
     match value {
         Value::Str(s) => OwnedValue::Str(s.into()),
         Value::Int(i) => OwnedValue::Int(i),

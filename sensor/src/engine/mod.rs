@@ -7,6 +7,7 @@
 mod compile;
 mod condition;
 mod dispatch;
+pub mod explain;
 mod expression;
 mod familiar;
 mod field;
