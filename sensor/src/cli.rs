@@ -45,6 +45,8 @@ pub enum Command {
     Replay(ReplayArgs),
     Record(RecordArgs),
     Query(QueryArgs),
+    Test(TestArgs),
+    Explain(ExplainArgs),
     Doctor(DoctorArgs),
     Fields(FieldsArgs),
 }
@@ -194,6 +196,83 @@ pub struct QueryArgs {
     pub count: bool,
 }
 
+/// Run the tests that rules carry
+///
+/// A `[[test]]` in a rule file gives events that must or must not make the rule fire; rules/README.md says how one is written. A
+/// failure comes with its reason: the clause that was false for the event that came nearest, and the value it has there.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 all pass, 1 something fails or does not load.\n\nExamples:\n  \
+                        eql-sensor test rules/\n  \
+                        eql-sensor test --filter compiled --verbose rules/\n  \
+                        eql-sensor test --require 2,3 --baseline package_build.jsonl rules/"
+)]
+pub struct TestArgs {
+    /// Rule directories and rule files. Without any, the installed rules
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+
+    /// Recording in which no rule may fire; may be given several times. Without it only the rules' own tests run
+    #[arg(long = "baseline", value_name = "FILE")]
+    pub baselines: Vec<PathBuf>,
+
+    /// Only tests whose name, rule name or rule id contains this, whatever the case of letters
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+
+    /// Fail rules with fewer tests: how many must fire, and how many must not. Without it a rule without tests is only a warning
+    #[arg(long, value_name = "FIRING,SILENT")]
+    pub require: Option<TestCount>,
+
+    /// How to print: text for people, json as one document
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+
+    /// Also list what passes
+    #[arg(long, short)]
+    pub verbose: bool,
+
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// Say what a rule needs, or why it matches recorded events or does not
+///
+/// Without events: the rule in words, the fields and events it reads, how the sensor gets them, and what it leaves to the kernel.
+/// With events: the truth of every clause on the event that comes nearest, how far a sequence got and why it stopped. With
+/// alerts of the rule: what made each of their events match. The last minutes of a running sensor can not be asked about; record
+/// them first.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 explained, 1 the rule or the events can not be used, 78 settings.\n\nExamples:\n  \
+                        eql-sensor explain rules/my_rule.toml\n  \
+                        eql-sensor explain rules/my_rule.toml events.jsonl\n  \
+                        eql-sensor explain rules/my_rule.toml events.jsonl --event 3\n  \
+                        eql-sensor explain 'Network Connection via Recently Compiled Executable' /var/log/eql-sensor/alerts.jsonl"
+)]
+pub struct ExplainArgs {
+    /// A rule file, or the id or name of a rule that is loaded
+    #[arg(value_name = "RULE")]
+    pub rule: PathBuf,
+
+    /// Recorded events, or alerts, one JSON document per line; - is standard input. Without it the rule itself is explained
+    #[arg(value_name = "EVENTS|ALERT")]
+    pub events: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+
+    /// Hold the event of this line against every step, whatever the rest
+    #[arg(long, value_name = "LINE", requires = "events")]
+    pub event: Option<u64>,
+
+    /// How to print: text for people, json as one document
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+}
+
 /// Say whether this machine can be watched, by which hooks, and what would be missed
 ///
 /// Looks at the kernel, its type information, lockdown, capabilities, clocks, memory, journal and rules, loads the kernel programs
@@ -217,6 +296,36 @@ pub struct DoctorArgs {
     /// Print one JSON document
     #[arg(long)]
     pub json: bool,
+}
+
+/// How many tests there have to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TestCount {
+    pub firing: usize,
+    pub silent: usize,
+}
+
+/// `found` is no pair of counts.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is not two whole numbers with a comma between, such as 2,3")]
+pub struct NoCounts {
+    pub found: String,
+}
+
+impl FromStr for TestCount {
+    type Err = NoCounts;
+
+    fn from_str(text: &str) -> Result<Self, NoCounts> {
+        let counts = text.split_once(',').and_then(|(firing, silent)| {
+            Some(TestCount {
+                firing: firing.trim().parse().ok()?,
+                silent: silent.trim().parse().ok()?,
+            })
+        });
+        counts.ok_or_else(|| NoCounts {
+            found: text.to_owned(),
+        })
+    }
 }
 
 /// Where rules come from.

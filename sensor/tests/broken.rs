@@ -157,6 +157,47 @@ example.toml:8:1: error: unknown key `test.fire`; did you mean `test.fires`?
 ",
     },
     Case {
+        what: "a test with everything wrong",
+        file: "test.toml",
+        bytes: b"[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"eql\"\nquery = 'process where true'\n[[test]]\nname = \"t\"\nfires = false\nalerts = 2\nsteps = [0]\nkeys = [1.5]\nevents = '''\n{\"a\": 1,}\n[1]\n'''\n",
+        says: "\
+test.toml:9:10: error: `test.fires` and `test.alerts` both say whether the rule fires; one of them is enough
+ 9 | alerts = 2
+   |          ^
+test.toml:10:9: error: `test.steps` is an array, must be numbers of lines, from 1, one for each event of the alert
+ 10 | steps = [0]
+    |         ^^^
+test.toml:11:8: error: `test.keys` is an array, must be an array of strings, whole numbers and booleans, in the order of the rule's `by`
+ 11 | keys = [1.5]
+    |        ^^^^^
+test.toml:13:9: error: line 1 of `test.events` is no event: key must be a string; each line must be one JSON object
+ 13 | {\"a\": 1,}
+    |         ^
+test.toml:14:1: error: line 2 of `test.events` is no event: it does not begin with `{`; each line must be one JSON object
+ 14 | [1]
+    | ^
+",
+    },
+    Case {
+        what: "tests that say too much, or lead out of their directory",
+        file: "tests.toml",
+        bytes: b"[rule]\nrule_id = \"a\"\nname = \"n\"\ntype = \"eql\"\nquery = 'process where true'\n[[test]]\nname = \"t\"\nfires = false\nsteps = [3]\nevents = '{}'\n[[test]]\nname = \"u\"\nfires = true\nrecording = \"../a.jsonl\"\n[[test]]\nname = \"v\"\nfires = true\nevents = '{}'\nrecording = \"a.jsonl\"\n",
+        says: "\
+tests.toml:9:9: error: `test.steps` describes an alert, but there must be none; leave it out, or expect an alert by `fires = true`
+ 9 | steps = [3]
+   |         ^^^
+tests.toml:9:9: error: `test.steps` names line 3, but there are only 1
+ 9 | steps = [3]
+   |         ^^^
+tests.toml:14:13: error: `test.recording` is \"../a.jsonl\", must be a file beside the rule or below its directory; it is relative to the rule and can not lead out by `..` or `/`
+ 14 | recording = \"../a.jsonl\"
+    |             ^^^^^^^^^^^^
+tests.toml:19:13: error: `test.events` and `test.recording` both give the events; one of them is enough
+ 19 | recording = \"a.jsonl\"
+    |             ^^^^^^^^^
+",
+    },
+    Case {
         what: "bytes that are no text",
         file: "latin1.toml",
         bytes: b"[rule]\nname = \"caf\xe9\"\n",

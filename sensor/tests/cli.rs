@@ -22,7 +22,9 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 6] = ["run", "check", "replay", "record", "query", "doctor"];
+const COMMANDS: [&str; 8] = [
+    "run", "check", "replay", "record", "query", "test", "explain", "doctor",
+];
 
 #[test]
 fn help_names_every_command_and_the_exit_codes() {

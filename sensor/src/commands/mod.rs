@@ -4,12 +4,16 @@
 
 pub mod check;
 pub mod doctor;
+pub mod explain;
+mod explain_form;
+mod explained;
 pub mod fields;
 mod live;
 pub mod query;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod test;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -83,6 +87,8 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Replay(args) => replay::replay(args),
         Command::Record(args) => record::record(args),
         Command::Query(args) => query::query(args),
+        Command::Test(args) => test::test(args),
+        Command::Explain(args) => explain::explain(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Fields(args) => fields::fields(args),
     }

@@ -27,7 +27,8 @@ use programs::{BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH};
 pub use verify::{Verdict, Verified, verify};
 
 use super::{
-    Counters, HookReport, HookState, KindCounters, NamedKinds, Options, RingError, Tier,
+    Counters, HookReport, HookState, KindCounters, NamedKinds, Options, PossibleHook, RingError,
+    Tier,
     btf::{Btf, TypeKind},
     named,
     ring::Ring,
@@ -383,6 +384,27 @@ fn permission(error: &(dyn std::error::Error + 'static)) -> Option<io::Error> {
         at = error.source();
     }
     None
+}
+
+/// The hooks that can serve a record kind, whatever the kernel: of the first sort, then of the second. Where there is only one
+/// sort it is the first.
+#[must_use]
+pub fn hooks_for(kind: Kind) -> [Vec<PossibleHook>; 2] {
+    let of_kind = PROGRAMS.iter().filter(|program| program.kind == kind);
+    let (first, second): (Vec<_>, Vec<_>) =
+        of_kind.partition(|program| program.hook.is_trampoline());
+    let hooks = |programs: Vec<&Entry>| {
+        let hook = |program: &Entry| PossibleHook {
+            hook: program.hook.name(),
+            blind_to: program.blind_to,
+        };
+        programs.into_iter().map(hook).collect::<Vec<_>>()
+    };
+    if first.is_empty() {
+        [hooks(second), Vec::new()]
+    } else {
+        [hooks(first), hooks(second)]
+    }
 }
 
 /// Kinds that are attached whatever is asked for: the process table feeds on them.

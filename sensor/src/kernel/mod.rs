@@ -15,7 +15,8 @@ use std::path::PathBuf;
 
 pub use bulk::Bulk;
 pub use load::{
-    Kernel, LoadError, Verdict, Verified, has_object, is_always_wanted, is_required, load, verify,
+    Kernel, LoadError, Verdict, Verified, has_object, hooks_for, is_always_wanted, is_required,
+    load, verify,
 };
 pub use named::{NAMES_MAX, NamedKinds};
 pub use ring::RingError;
@@ -137,6 +138,14 @@ pub struct HookReport {
     pub trampoline: bool,
     pub state: HookState,
     /// What this hook can not see; empty when it sees all there is of its kind.
+    pub blind_to: &'static [&'static str],
+}
+
+/// A hook that a record kind can be had by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PossibleHook {
+    /// The function or tracepoint, for example `fexit/security_file_open`.
+    pub hook: String,
     pub blind_to: &'static [&'static str],
 }
 

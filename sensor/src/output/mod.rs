@@ -3,6 +3,7 @@
 //! In: alerts. Out: JSON lines, a tree for people, journal entries, a file. Only here is JSON known. An output never blocks
 //! the engine: each has its own thread behind a bounded queue, and what does not fit is counted.
 
+pub mod explanation;
 pub mod file;
 pub mod journald;
 pub mod json;

@@ -171,7 +171,7 @@ fn techniques(alert: &Alert) -> String {
     format!("  ATT&CK {}", plain(&ids.join(" ")))
 }
 
-fn value_text(value: Option<&OwnedValue>) -> String {
+pub(super) fn value_text(value: Option<&OwnedValue>) -> String {
     match value {
         Some(OwnedValue::Str(text)) => plain(text),
         Some(OwnedValue::Int(number)) => number.to_string(),
@@ -183,7 +183,7 @@ fn value_text(value: Option<&OwnedValue>) -> String {
     }
 }
 
-fn time(ns: i64) -> String {
+pub(super) fn time(ns: i64) -> String {
     let mut text = Vec::new();
     // People read milliseconds.
     json::write_date(ns - ns.rem_euclid(1_000_000), &mut text);

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::example::{self, Example};
 use super::schema::{SensorSchema, TolerantSchema};
-use super::{Example, Reference, Rule, Severity, Shape, Skipped, Technique, Threat};
+use super::{Reference, Rule, Severity, Shape, Skipped, Technique, Threat};
 use crate::document::{self, Found, Problem, Source, StringMap, Table};
 use crate::eql::{self, Mode, Schema};
 
@@ -110,7 +111,7 @@ impl<'t> Reader<'t> {
             Shape::Behavior => self.threats(&mut root),
             Shape::Own | Shape::Detection => self.threats(&mut table),
         };
-        let examples = self.examples(&mut root);
+        let examples = example::read(&mut root, &mut self.problems);
         self.rule(head, &mut table, threats, examples).map(Ok)
     }
 
@@ -345,30 +346,6 @@ impl<'t> Reader<'t> {
             }
         }
         threats
-    }
-
-    fn examples(&mut self, root: &mut Table<'t>) -> Vec<Example> {
-        let problems = &mut self.problems;
-        let mut examples = Vec::new();
-        for mut test in root.tables("test", problems) {
-            let line = eql::diagnostic::line_column(&self.source.text, test.span().start).0;
-            let name = test.required_string("name", problems);
-            let events = test.required_string("events", problems);
-            if !test.has("fires") {
-                problems.push(test.missing("fires", "true` or `fires = false"));
-            }
-            let fires = test.boolean("fires", problems);
-            test.refuse_unknown(problems);
-            if let (Some((name, _)), Some((events, _)), Some((fires, _))) = (name, events, fires) {
-                examples.push(Example {
-                    name: name.to_owned(),
-                    fires,
-                    events: events.to_owned(),
-                    line,
-                });
-            }
-        }
-        examples
     }
 }
 

@@ -7,6 +7,7 @@ mod actors;
 pub mod coverage;
 mod directory;
 pub mod environment;
+mod example;
 mod format;
 mod interest;
 mod load;
@@ -16,6 +17,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use actors::{Actors, actors};
+pub use example::{Events, Example, Expected};
 pub use interest::interest;
 pub use load::{Loaded, Skipped, load, load_installed, load_source};
 
@@ -159,15 +161,4 @@ pub struct Reference {
     pub id: String,
     pub name: String,
     pub url: Option<String>,
-}
-
-/// Events that must, or must not, make the rule fire.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Example {
-    pub name: String,
-    pub fires: bool,
-    /// ECS events, one JSON document per line.
-    pub events: String,
-    /// Line in the rule file, from 1.
-    pub line: usize,
 }
