@@ -68,7 +68,10 @@ pub struct FieldsArgs {
     pub format: ReportFormat,
 }
 
-/// Report every problem in rules and settings, with file, line and column
+/// Say which rules can fire here and which can not, and report every problem with file, line and column
+///
+/// A rule is armed (all it reads is produced), degraded (it fires, but something it reads is never present), blind (it can never
+/// fire), skipped (not for this sensor) or failed (it does not parse).
 ///
 /// A directory is read as rules (its *.toml files and those below it). A file named eql-sensor.toml is read as settings, any other
 /// file as a rule. Without a path the installed rules and settings are checked.
@@ -77,7 +80,9 @@ pub struct FieldsArgs {
     after_help = "Exit codes: 0 nothing wrong, 1 problems found.\n\nExamples:\n  \
                         eql-sensor check rules/\n  \
                         eql-sensor check /etc/eql-sensor/eql-sensor.toml my_rule.toml\n  \
-                        eql-sensor check --format json rules/ | jq .summary"
+                        eql-sensor check --verbose rules/my_rule.toml\n  \
+                        sudo eql-sensor check --kernel rules/\n  \
+                        eql-sensor check --format json rules/ | jq '.rules[] | select(.verdict != \"armed\")'"
 )]
 pub struct CheckArgs {
     /// Rule directories, rule files and settings files
@@ -88,9 +93,14 @@ pub struct CheckArgs {
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub format: ReportFormat,
 
-    /// Also list the rules that load and those that are skipped, with the reason
+    /// Every rule with its verdict and what it lacks, every skipped file with the reason, every warning and note
     #[arg(long, short)]
     pub verbose: bool,
+
+    /// Load the kernel programs for a moment and judge rules by the hooks that could be attached; needs root. Without it rules are
+    /// judged by the hooks this kernel says it has
+    #[arg(long)]
+    pub kernel: bool,
 }
 
 /// Watch this host: load the kernel programs, match rules as events arrive, write alerts

@@ -32,6 +32,8 @@ pub struct Problem {
     /// Line and column from 1, the column in characters; `None` when the file could not be read at all.
     pub place: Option<(usize, usize)>,
     pub severity: Severity,
+    /// Stable name of the sort of problem, where it has one.
+    pub code: Option<&'static str>,
     pub message: String,
     /// What is allowed, or what to do next.
     pub help: Option<String>,
@@ -46,6 +48,7 @@ impl Problem {
             path: Arc::from(path),
             place: None,
             severity: Severity::Error,
+            code: None,
             message,
             help: help.map(str::to_owned),
             excerpt: String::new(),
@@ -136,6 +139,7 @@ impl Source {
             path: Arc::clone(&self.path),
             place: Some(place),
             severity: Severity::Error,
+            code: None,
             message,
             help,
             excerpt,
@@ -563,6 +567,11 @@ impl StringMap {
             breaks,
             end: (offset, span.start + at),
         }
+    }
+
+    /// Offsets in the value where its distance to the file changes.
+    pub fn breaks(&self) -> impl Iterator<Item = usize> + '_ {
+        self.breaks.iter().map(|(offset, _)| *offset)
     }
 
     /// File offset of a byte of the value; past the end, the place right after its last character.

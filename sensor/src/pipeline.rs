@@ -31,6 +31,10 @@ use crate::metrics::{Gaps, Received};
 use crate::rule::{self, Actors, Rule};
 use crate::self_check::{self, SelfCheckError};
 
+mod sight;
+
+pub use sight::{Basis, Sight};
+
 /// Between two looks at the kernel's counters and at the clocks.
 const TICK: Duration = Duration::from_secs(1);
 /// The ring is left alone for so long after it was emptied. The kernel wakes its reader for the first record that a reader who
@@ -232,6 +236,12 @@ impl Pipeline {
             }
         }
         named.join(", ")
+    }
+
+    /// What the hooks in use let rules see.
+    #[must_use]
+    pub fn sight(&self) -> Sight {
+        Sight::of_hooks(self.kernel.hooks())
     }
 
     /// Kinds of records that are left out because nothing asks for them.

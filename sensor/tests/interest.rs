@@ -45,7 +45,7 @@ fn leaving_out_what_no_rule_asks_for_changes_no_match() {
         let texts: Vec<String> = (0..=rng.below(RULES)).map(|_| rule(&mut rng)).collect();
         let rules: Vec<Query> = texts
             .iter()
-            .filter_map(|text| eql::compile(text, &TolerantSchema::default(), Mode::Live).ok())
+            .filter_map(|text| eql::compile(text, &TolerantSchema, Mode::Live).ok())
             .map(|checked| checked.query)
             .collect();
         let all: Vec<(Kind, Source)> = (0..EVENTS).map(|i| event(&mut rng, i)).collect();

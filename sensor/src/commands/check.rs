@@ -1,4 +1,4 @@
-//! `check`: every problem of settings and rules, with its place.
+//! `check`: which rules can fire here, and every problem of settings and rules, with its place.
 //!
 //! In: paths. Out: problems on standard output, a summary, and the exit code. Never stops at the first problem.
 
@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
 
-use super::{Exit, Failure, print, unfit};
+use super::{Exit, Failure, live, print, unfit};
 use crate::cli::{CheckArgs, ReportFormat};
 use crate::config::{self, Config};
 use crate::document::{Problem, Severity, Source};
-use crate::output::report::Report;
+use crate::kernel;
+use crate::output::report::{self, Judged, Report};
+use crate::pipeline::{self, Basis, Sight};
 use crate::rule::{self, Loaded};
 
 /// Runs `check`.
@@ -18,11 +20,19 @@ use crate::rule::{self, Loaded};
 /// # Errors
 /// There is nothing to check, or standard output can not be written.
 pub fn check(args: &CheckArgs) -> Result<Exit, Failure> {
-    let mut report = Report::default();
-    if args.paths.is_empty() {
-        installed(&mut report)?;
+    let sight = if args.kernel {
+        of_this_kernel()?
     } else {
-        named(&args.paths, &mut report);
+        Sight::of_types()
+    };
+    let mut report = Report {
+        basis: basis(&sight),
+        ..Report::default()
+    };
+    if args.paths.is_empty() {
+        installed(&sight, &mut report)?;
+    } else {
+        named(&args.paths, &sight, &mut report);
     }
     match args.format {
         ReportFormat::Text => print(report.text(args.verbose).as_bytes())?,
@@ -36,7 +46,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, Failure> {
 }
 
 /// The settings and rules a `run` without flags would take.
-fn installed(report: &mut Report) -> Result<(), Failure> {
+fn installed(sight: &Sight, report: &mut Report) -> Result<(), Failure> {
     let path = Path::new(config::DEFAULT_PATH);
     let mut config = Config::default();
     if path.exists() {
@@ -46,7 +56,11 @@ fn installed(report: &mut Report) -> Result<(), Failure> {
             None => return Ok(()),
         }
     }
-    take(rule::load_installed(&config.rules.directories), report);
+    take(
+        rule::load_installed(&config.rules.directories),
+        sight,
+        report,
+    );
     if report.files == 0 && report.settings == 0 {
         return Err(Failure {
             exit: Exit::Usage,
@@ -58,7 +72,7 @@ fn installed(report: &mut Report) -> Result<(), Failure> {
     Ok(())
 }
 
-fn named(paths: &[PathBuf], report: &mut Report) {
+fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
     let mut rules = Vec::new();
     for path in paths {
         let inside = path.join(config::FILE_NAME);
@@ -73,7 +87,7 @@ fn named(paths: &[PathBuf], report: &mut Report) {
         }
     }
     if !rules.is_empty() {
-        take(rule::load(&rules), report);
+        take(rule::load(&rules), sight, report);
         if report.files == 0 {
             for path in rules.iter().filter(|path| path.is_dir()) {
                 report.problems.push(Problem {
@@ -106,11 +120,50 @@ fn settings(path: &Path, report: &mut Report) -> Option<Config> {
     }
 }
 
-fn take(loaded: Loaded, report: &mut Report) {
+fn take(loaded: Loaded, sight: &Sight, report: &mut Report) {
     report.files += loaded.files;
-    let unfit = unfit(&loaded.rules).into_iter();
-    report.problems.extend(unfit.map(|(_, problem)| problem));
+    let unfit = unfit(&loaded.rules);
+    report.failed += loaded.failed + unfit.len();
+    let rules = loaded.rules.into_iter().enumerate();
+    let fit = rules.filter(|(index, _)| !unfit.iter().any(|(of, _)| of == index));
+    report.rules.extend(fit.map(|(_, rule)| Judged {
+        judgement: rule.judge(sight.kinds),
+        limits: sight.limits_of(rule.interest()),
+        wakes: None,
+        rule,
+    }));
+    report
+        .problems
+        .extend(unfit.into_iter().map(|(_, problem)| problem));
     report.problems.extend(loaded.problems);
-    report.rules.extend(loaded.rules);
     report.skipped.extend(loaded.skipped);
+}
+
+/// What the hooks give that this kernel takes.
+fn of_this_kernel() -> Result<Sight, Failure> {
+    let options = pipeline::options(&Config::default().kernel);
+    let options = kernel::Options {
+        kinds: kernel::KindSet::all(),
+        ..options
+    };
+    let kernel = kernel::load(&options).map_err(|error| live::failure(error.into()))?;
+    Ok(Sight::of_hooks(kernel.hooks()))
+}
+
+fn basis(sight: &Sight) -> report::Basis {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy();
+    let words = match sight.basis {
+        Basis::Hooks => format!("judged by the hooks that kernel {release} takes"),
+        Basis::Types => format!(
+            "judged by the hooks that kernel {release} has; `check --kernel`, as root, tries whether it takes them"
+        ),
+        Basis::Schema => {
+            "judged by what the sensor can produce; this kernel does not say what it has".to_owned()
+        }
+    };
+    report::Basis {
+        name: sight.basis.name(),
+        words,
+    }
 }

@@ -16,8 +16,8 @@ use crate::engine::{Engine, Match};
 use crate::event::{Event, Evidence, FieldTable, Kind, Kinds};
 use crate::kernel::Options;
 use crate::output::Outputs;
-use crate::pipeline::{self, Consumer, Pipeline, Status, Summary};
-use crate::rule::{self, Rule};
+use crate::pipeline::{self, Consumer, Pipeline, Sight, Status, Summary};
+use crate::rule::{self, Rule, Verdict};
 
 /// For outputs to write what is waiting, at the end.
 const OUTPUTS_MAX: Duration = Duration::from_millis(600);
@@ -63,6 +63,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
             config.kernel.self_check,
         );
         let pipeline = pipeline.map_err(live::failure)?;
+        matching.judge(&pipeline.sight());
         live::ready(&pipeline, &matching.rules_in_words());
         let summary = pipeline.run(&mut matching).await.map_err(live::failure)?;
         matching.finish(&summary);
@@ -109,6 +110,36 @@ impl Matching {
             1 => "1 rule".to_owned(),
             count => format!("{count} rules"),
         }
+    }
+
+    /// Says in the log how far the rules can do their work on this kernel.
+    fn judge(&self, sight: &Sight) {
+        let mut counts = [0; Verdict::ALL.len()];
+        for rule in &self.rules {
+            let found = rule.judge(sight.kinds);
+            let verdict = found.verdict();
+            if let Some(count) = counts.get_mut(verdict as usize) {
+                *count += 1;
+            }
+            if verdict == Verdict::Armed {
+                continue;
+            }
+            let words: Vec<String> = found
+                .decisive()
+                .iter()
+                .map(|finding| finding.words(&rule.query_text))
+                .collect();
+            tracing::warn!(
+                rule.id = rule.id,
+                rule.name = rule.name,
+                "rule `{}` is {}: {}",
+                rule.name,
+                verdict.name(),
+                words.join("; ")
+            );
+        }
+        let [armed, degraded, blind] = counts;
+        tracing::info!("rules: {armed} armed, {degraded} degraded, {blind} blind");
     }
 
     fn send(&mut self, found: alert::Group<Event>, status: &Status) {

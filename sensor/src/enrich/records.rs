@@ -55,6 +55,31 @@ pub const fn events_of(record: Record) -> Kinds {
     }
 }
 
+/// The kinds of events that are there although some records are not.
+#[must_use]
+pub fn given(is_missing: &dyn Fn(Record) -> bool) -> Kinds {
+    // Without hooks of their own they come with others.
+    let has_hooks = |record: &Record| !matches!(record, Record::Throttle | Record::FileEnd);
+    let mut given = Kinds::ALL;
+    let missing = Record::ALL.iter().copied().filter(has_hooks);
+    for record in missing.filter(|record| is_missing(*record)) {
+        for kind in events_of(record).iter() {
+            let other = match record {
+                Record::Connect => Some(Record::Accept),
+                Record::Accept => Some(Record::Connect),
+                _ => None,
+            };
+            // One of the two begins is enough.
+            let begins_otherwise =
+                kind == Kind::DisconnectReceived && other.is_some_and(|other| !is_missing(other));
+            if !begins_otherwise {
+                given = given.without(kind);
+            }
+        }
+    }
+    given
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 pub use super::kind::Kind;
 
 /// Half-open byte range of the query text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
     pub start: u32,
     pub end: u32,

@@ -66,6 +66,18 @@ pub fn field(path: &str) -> Option<&'static FieldRow> {
     FIELDS.get(position(path)?)
 }
 
+/// Whether rows lie below a path: it may be compared with null and nothing else.
+#[must_use]
+pub fn is_object(path: &str) -> bool {
+    let first = FIELDS.partition_point(|row| row.path <= path);
+    // Rows are sorted, but a name may sort between an object and its members (`a`, `a-b`, `a.c`).
+    FIELDS.iter().skip(first).any(|row| {
+        row.path
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.starts_with('.'))
+    })
+}
+
 const PROCESS_AND_NETWORK: Kinds = Kinds::PROCESS.and(Kinds::NETWORK);
 const END: Kinds = Kinds::NONE.with(Kind::End);
 const MODIFICATION: Kinds = Kinds::NONE.with(Kind::Modification);

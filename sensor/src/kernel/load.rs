@@ -4,6 +4,7 @@
 //! the reason why a required one could not be had. Must never run on with a required hook missing.
 
 mod checked;
+mod offered;
 mod programs;
 mod verify;
 
@@ -23,6 +24,7 @@ use sensor_ebpf::{
 use zerocopy::IntoBytes;
 
 use crate::config::{WatchError, watch_entry};
+pub use offered::offered;
 use programs::{BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH};
 pub use verify::{Verdict, Verified, verify};
 

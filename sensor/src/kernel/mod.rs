@@ -16,7 +16,7 @@ use std::path::PathBuf;
 pub use bulk::Bulk;
 pub use load::{
     Kernel, LoadError, Verdict, Verified, has_object, hooks_for, is_always_wanted, is_required,
-    load, verify,
+    load, offered, verify,
 };
 pub use named::{NAMES_MAX, NamedKinds};
 pub use ring::RingError;

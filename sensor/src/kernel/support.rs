@@ -82,7 +82,7 @@ impl Support {
         if !options.ring_bytes.is_power_of_two() || options.ring_bytes < 4096 {
             return Err(SupportError::RingBytes(options.ring_bytes));
         }
-        let btf = Btf::parse(fs::read(VMLINUX).map_err(SupportError::NoBtf)?)?;
+        let btf = read_btf()?;
         let offsets = offsets(&btf)?;
         let settings = settings(&btf, options)?;
         let bulk = bulk::settings(&btf, options)?;
@@ -93,6 +93,11 @@ impl Support {
             bulk,
         })
     }
+}
+
+/// The kernel's description of its types.
+pub(super) fn read_btf() -> Result<Btf, SupportError> {
+    Ok(Btf::parse(fs::read(VMLINUX).map_err(SupportError::NoBtf)?)?)
 }
 
 fn refuse_confidentiality() -> Result<(), SupportError> {

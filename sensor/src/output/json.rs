@@ -345,13 +345,17 @@ impl<'a> Json<'a> {
         let _ = write!(self.out, "{number}");
     }
 
+    pub(super) fn boolean(&mut self, key: &str, flag: bool) {
+        self.number(key, flag);
+    }
+
     fn list(&mut self, key: &str, items: &[String]) {
         if !items.is_empty() {
             self.strings(key, items.iter().map(String::as_str));
         }
     }
 
-    fn strings<'t>(&mut self, key: &str, items: impl Iterator<Item = &'t str>) {
+    pub(super) fn strings<'t>(&mut self, key: &str, items: impl Iterator<Item = &'t str>) {
         self.key(key);
         self.open_array();
         for item in items {

@@ -142,7 +142,7 @@ mod tests {
     const CREATION: Kinds = Kinds::NONE.with(Kind::Creation);
 
     fn check(query: &str, expected: Option<&[&str]>) {
-        let compiled = eql::compile(query, &TolerantSchema::default(), Mode::Live).unwrap();
+        let compiled = eql::compile(query, &TolerantSchema, Mode::Live).unwrap();
         let expected = match expected {
             None => Actors::Anybody,
             Some(names) => Actors::Named(names.iter().map(|name| (*name).into()).collect()),

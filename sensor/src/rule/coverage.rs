@@ -1,131 +1,243 @@
-//! What a rule reads, against what the sensor produces.
+//! What a rule reads, against what the sensor produces here.
 //!
-//! In: a typed query. Out: every event kind and field that the rule asks for and that no event brings: the strict measure, by
-//! which exclusions, optional fields and join keys count like everything else. What can never be true on Linux is dropped
-//! first, with the constants of each event kind filled in. It judges by the schema alone and knows nothing of a kernel.
+//! In: a typed query, its text, and the kinds of events that are given. Out: a [`Judgement`]: everything the rule reads that no
+//! event brings, clause by clause, with what comes of it, and the verdict. What can never be true on Linux is dropped first,
+//! with the constants of each event kind filled in. It looks at no kernel: what that gives is told to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::eql::pattern;
-use crate::eql::query::{
-    ArraySource, Category, Comparison, Condition, Expr, Filter, Form, Key, Literal, Query,
-};
-use crate::event::{Kind, schema};
+use super::acts::{self, Act, about, fitting, named_actions};
+use super::fold::{Folded, Open, fields, fold, truth};
+use crate::eql::Span;
+use crate::eql::query::{Category, Condition, Expr, Filter, Form, Key, Query};
+use crate::event::{Kinds, schema};
 
-/// An act that rules may name, by its constant fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Act {
-    action: &'static str,
-    categories: &'static [&'static str],
-    types: &'static [&'static str],
-    dataset: &'static str,
-    /// What reports it; `None` when nothing does.
-    kind: Option<Kind>,
+/// How far a rule can do its work here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Verdict {
+    /// Every event and every field it reads is produced.
+    Armed,
+    /// It can fire, but something it reads is never present.
+    Degraded,
+    /// It can never fire.
+    Blind,
 }
 
-/// The vocabulary of public rules, whether or not the sensor has the kind: action, category, types, data set.
-#[rustfmt::skip] // one line an act, to be read as a table
-const VOCABULARY: &[(&str, &[&str], &[&str], &str)] = &[
-    ("exec", &["process"], &["start"], "endpoint.events.process"),
-    ("fork", &["process"], &["start"], "endpoint.events.process"),
-    ("end", &["process"], &["end"], "endpoint.events.process"),
-    ("uid_change", &["process"], &["change"], "endpoint.events.process"),
-    ("gid_change", &["process"], &["change"], "endpoint.events.process"),
-    ("session_id_change", &["process"], &["change"], "endpoint.events.process"),
-    ("memfd_create", &["process"], &["start"], "endpoint.events.process"),
-    ("load_module", &["process"], &["start"], "endpoint.events.process"),
-    ("ptrace", &["process"], &["start"], "endpoint.events.process"),
-    ("already_running", &["process"], &["info"], "endpoint.events.process"),
-    ("creation", &["file"], &["creation"], "endpoint.events.file"),
-    ("rename", &["file"], &["change"], "endpoint.events.file"),
-    ("deletion", &["file"], &["deletion"], "endpoint.events.file"),
-    ("modification", &["file"], &["change"], "endpoint.events.file"),
-    ("open", &["file"], &["access"], "endpoint.events.file"),
-    ("connection_attempted", &["network"], &["start"], "endpoint.events.network"),
-    ("connection_accepted", &["network"], &["start"], "endpoint.events.network"),
-    ("disconnect_received", &["network"], &["end"], "endpoint.events.network"),
-    ("lookup_requested", &["network", "dns"], &["protocol", "info"], "endpoint.events.network"),
-    ("lookup_result", &["network", "dns"], &["protocol", "info"], "endpoint.events.network"),
-];
+impl Verdict {
+    pub const ALL: [Verdict; 3] = [Verdict::Armed, Verdict::Degraded, Verdict::Blind];
 
-/// Fields that by their nature only some acts have: no rule can expect them elsewhere. A name that ends in a dot stands for
-/// all below it.
-const ONLY_ON: &[(&str, &[&str])] = &[
-    ("dns.", &["lookup_requested", "lookup_result"]),
-    ("file.Ext.entropy", &["creation", "rename", "modification"]),
-    (
-        "file.Ext.header_bytes",
-        &["creation", "rename", "modification"],
-    ),
-    ("file.Ext.original.", &["rename"]),
-    ("file.size", &["creation", "rename", "modification"]),
-    ("process.Ext.load_module.", &["load_module"]),
-    ("process.Ext.memfd.", &["memfd_create"]),
-    ("process.Ext.ptrace.", &["ptrace"]),
-    ("process.env_vars", &["exec"]),
-    ("process.exit_code", &["end"]),
-    ("process.previous.executable", &["exec"]),
-];
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Verdict::Armed => "armed",
+            Verdict::Degraded => "degraded",
+            Verdict::Blind => "blind",
+        }
+    }
+}
 
-/// What a step that names no action is about, by its category; an empty list is every act that fits.
-const UNNAMED: &[(&str, &[&str])] = &[
-    ("process", &["exec"]),
-    ("network", &["connection_attempted", "connection_accepted"]),
-];
+/// What a rule lacks, and what that makes of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Some step can never hold.
+    pub is_blind: bool,
+    /// It finds all it was written for: at most exclusions and optional fields lack something.
+    pub is_positive: bool,
+    /// In the order of the steps and of their text.
+    pub findings: Vec<Finding>,
+}
+
+impl Judgement {
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        match (self.is_blind, self.findings.is_empty()) {
+            (true, _) => Verdict::Blind,
+            (false, true) => Verdict::Armed,
+            (false, false) => Verdict::Degraded,
+        }
+    }
+
+    /// Those findings that keep the rule from firing, or else all.
+    #[must_use]
+    pub fn decisive(&self) -> Vec<&Finding> {
+        let never = |finding: &&Finding| finding.effect == Effect::NeverFires;
+        let decisive: Vec<&Finding> = self.findings.iter().filter(never).collect();
+        match decisive.is_empty() {
+            true => self.findings.iter().collect(),
+            false => decisive,
+        }
+    }
+}
 
 /// One thing a rule reads in vain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// The step, from 1; what ends a sequence comes after its steps.
+    pub step: usize,
+    /// Of the query's text: the clause that reads it.
+    pub span: Span,
+    pub gap: Gap,
+    pub effect: Effect,
+}
+
+/// What is not there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Gap {
-    /// The step, from 1, takes an act that no event reports.
-    Action { step: usize, action: &'static str },
-    /// The step reads a field that events of these actions do not have.
+    /// An act that no event reports.
+    Action(&'static str),
+    /// A field that events of these actions do not have.
     Field {
-        step: usize,
         path: Box<str>,
         actions: Vec<&'static str>,
+        is_key: bool,
     },
+    /// A field that is the same on every event of a kind, and on none as asked.
+    Value(Box<str>),
+    /// No event has this category.
+    Category(Box<str>),
     /// No act whatever fits the step.
-    Nothing { step: usize },
+    Nothing,
+}
+
+/// What comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    NeverFires,
+    /// Other events fit the step, these do not.
+    EventsMissed,
+    BranchNeverTaken,
+    ExclusionNeverApplies,
+    AbsenceAlwaysFound,
+    /// The step that must stay away, or that ends the sequence, is not seen.
+    EndNotSeen,
+}
+
+impl Effect {
+    /// Stable name for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Effect::NeverFires => "never-fires",
+            Effect::EventsMissed => "events-missed",
+            Effect::BranchNeverTaken => "branch-never-taken",
+            Effect::ExclusionNeverApplies => "exclusion-never-applies",
+            Effect::AbsenceAlwaysFound => "absence-always-found",
+            Effect::EndNotSeen => "end-not-seen",
+        }
+    }
+
+    /// In plain words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Effect::NeverFires => "the step can never hold, so the rule can never fire",
+            Effect::EventsMissed => "the step misses them",
+            Effect::BranchNeverTaken => "this branch is never taken: what only it finds is missed",
+            Effect::ExclusionNeverApplies => "the exclusion never applies: more false alarms",
+            Effect::AbsenceAlwaysFound => "it always counts as absent: more false alarms",
+            Effect::EndNotSeen => "what should hold the alarm back is not seen: more false alarms",
+        }
+    }
 }
 
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Gap::Action { step, action } => write!(f, "step {step}: no event `{action}`"),
-            Gap::Field {
-                step,
-                path,
-                actions,
-            } => write!(f, "step {step}: no `{path}` on {}", actions.join(", ")),
-            Gap::Nothing { step } => write!(f, "step {step}: no event can match"),
+            Gap::Action(action) => write!(f, "no event `{action}`"),
+            Gap::Field { path, actions, .. } => write!(f, "no `{path}` on {}", actions.join(", ")),
+            Gap::Value(path) => write!(f, "no event has the `{path}` asked for"),
+            Gap::Category(name) => write!(f, "no event of category `{name}`"),
+            Gap::Nothing => f.write_str("no event can match"),
         }
     }
 }
 
-/// Everything a query reads that is not produced, step by step; empty is the strict measure met.
+impl Finding {
+    /// What is missing where: `step 1: no ...`.
+    #[must_use]
+    pub fn lack(&self) -> String {
+        format!("step {}: {}", self.step, self.gap)
+    }
+
+    /// The clause on one line, cut where it is long.
+    #[must_use]
+    pub fn clause(&self, query: &str) -> String {
+        const SHOWN_MAX: usize = 70;
+        let words: Vec<&str> = self.span.text(query).split_whitespace().collect();
+        let text = words.join(" ");
+        match text.char_indices().nth(SHOWN_MAX) {
+            Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+            None => text,
+        }
+    }
+
+    /// All of it on one line.
+    #[must_use]
+    pub fn words(&self, query: &str) -> String {
+        let clause = self.clause(query);
+        let clause = match &self.gap {
+            Gap::Field { is_key: true, .. } => " to join by".to_owned(),
+            Gap::Field { .. } | Gap::Value(_) if !clause.is_empty() => format!(" for `{clause}`"),
+            _ => String::new(),
+        };
+        format!("{}{clause}: {}", self.lack(), self.effect.words())
+    }
+}
+
+/// What a query reads in vain where these kinds of events are given. `text` is the query's.
 #[must_use]
-pub fn gaps(query: &Query) -> Vec<Gap> {
-    let acts = acts();
+pub fn judge(query: &Query, text: &str, given: Kinds) -> Judgement {
+    let own;
+    let acts = match given == Kinds::ALL {
+        true => acts::all(),
+        false => {
+            own = acts::acts(given);
+            &own
+        }
+    };
     let steps = steps(query);
-    let wanted: Vec<Wanted<'_>> = steps
+    let wanted: Vec<Wanted<'_>> = steps.iter().map(|step| Wanted::by(step, acts)).collect();
+    let lives: Vec<bool> = wanted
         .iter()
-        .map(|(filter, _)| Wanted::by(filter, &acts))
+        .zip(&steps)
+        .map(|(of, step)| of.is_live(step, &wanted))
         .collect();
-    let mut gaps = BTreeSet::new();
-    for (index, (wanted, (_, keys))) in wanted.iter().zip(&steps).enumerate() {
-        wanted.report(index + 1, &mut gaps);
-        for key in *keys {
-            wanted.field(index + 1, &key.path, &mut gaps);
+    let mut judge = Judge {
+        text,
+        is_positive: true,
+        findings: BTreeSet::new(),
+    };
+    for (index, (of, step)) in wanted.iter().zip(&steps).enumerate() {
+        let is_live = lives.get(index).copied().unwrap_or_default();
+        let context = Context {
+            step: index + 1,
+            role: step.role,
+            is_live,
+            lineage: None,
+        };
+        judge.step(of, step, &context);
+        // What a step reads of an earlier one, that one must have.
+        for (path, referred, open) in &of.references {
+            if let Some(earlier) = wanted.get(*referred) {
+                let acts: Vec<&Act> = earlier.acts.iter().map(|(act, _)| act).collect();
+                let lacking = lacking(path, &acts, false);
+                judge.field(&context, path, lacking, open, true);
+            }
+        }
+        if !is_live {
+            judge.why(of, step, &context);
         }
     }
-    // What a step reads of an earlier one, that one must have.
-    for (of, path) in wanted.iter().flat_map(|w| &w.references) {
-        if let Some(step) = wanted.get(*of) {
-            step.field(of + 1, path, &mut gaps);
-        }
+    let is_blind = steps
+        .iter()
+        .zip(&lives)
+        .any(|(step, live)| step.role == Role::Step && !live);
+    Judgement {
+        is_blind,
+        is_positive: judge.is_positive && !is_blind,
+        findings: judge.findings.into_iter().collect(),
     }
-    gaps.into_iter().collect()
 }
 
 /// False when no step, or not every step of a sequence, can hold on Linux, whatever happens there.
@@ -133,478 +245,436 @@ pub fn gaps(query: &Query) -> Vec<Gap> {
 pub fn is_for_linux(query: &Query) -> bool {
     let linux = |path: &str| (path == "host.os.type").then_some(&["linux"][..]);
     let live = |filter: &Filter| fold(&filter.condition, true, &linux).truth != Some(false);
-    steps(query).iter().all(|(filter, _)| live(filter))
+    steps(query).iter().all(|step| live(step.filter))
 }
 
-/// The filters of a query with their join keys; what ends a sequence is one too.
-fn steps(query: &Query) -> Vec<(&Filter, &[Key])> {
+/// What a step is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Step,
+    /// It must stay away, or ends the sequence.
+    Against,
+}
+
+/// One filter of a query with its join keys.
+pub(super) struct StepOf<'a> {
+    pub(super) filter: &'a Filter,
+    pub(super) keys: &'a [Key],
+    pub(super) role: Role,
+}
+
+/// The filters of a query in order; what ends a sequence is one too.
+pub(super) fn steps(query: &Query) -> Vec<StepOf<'_>> {
+    let step = |filter, keys, role| StepOf { filter, keys, role };
     match &query.form {
-        Form::Event(filter) => vec![(filter, &[])],
+        Form::Event(filter) => vec![step(filter, &[], Role::Step)],
         Form::Sample(sample) => {
             let steps = sample.steps.iter();
-            steps.map(|s| (&s.filter, s.keys.as_slice())).collect()
+            steps
+                .map(|s| step(&s.filter, &s.keys, Role::Step))
+                .collect()
         }
         Form::Sequence(sequence) => {
-            let steps = sequence.steps.iter();
+            let steps = sequence.steps.iter().map(|s| {
+                let role = if s.missing { Role::Against } else { Role::Step };
+                step(&s.filter, &s.keys, role)
+            });
             let until = sequence.until.iter();
             steps
-                .map(|s| (&s.filter, s.keys.as_slice()))
-                .chain(until.map(|u| (&u.filter, u.keys.as_slice())))
+                .chain(until.map(|u| step(&u.filter, &u.keys, Role::Against)))
                 .collect()
         }
     }
 }
 
-/// The sensor's own kinds, then what else rules may name.
-fn acts() -> Vec<Act> {
-    let own = Kind::ALL.iter().map(|kind| Act {
-        action: kind.action(),
-        categories: kind.categories(),
-        types: kind.types(),
-        dataset: kind.dataset(),
-        kind: Some(*kind),
-    });
-    let is_own = |action: &str| Kind::ALL.iter().any(|kind| kind.action() == action);
-    let others = VOCABULARY
-        .iter()
-        .filter(|(action, ..)| !is_own(action))
-        .map(|&(action, categories, types, dataset)| Act {
-            action,
-            categories,
-            types,
-            dataset,
-            kind: None,
-        });
-    own.chain(others).collect()
-}
-
-impl Act {
-    /// The values of a field that is the same on every event of this act.
-    fn constant(&self, path: &str) -> Option<&[&'static str]> {
-        Some(match path {
-            "event.action" => std::slice::from_ref(&self.action),
-            "event.category" => self.categories,
-            "event.type" => self.types,
-            "event.dataset" | "data_stream.dataset" => std::slice::from_ref(&self.dataset),
-            "event.kind" => &["event"],
-            "event.module" => &["endpoint"],
-            "event.outcome" => &["success"],
-            "host.os.type" => &["linux"],
-            _ => return None,
-        })
-    }
-
-    fn carries(&self, path: &str) -> bool {
-        let row = schema::field(path);
-        self.kind
-            .zip(row)
-            .is_some_and(|(kind, row)| row.kinds.contains(kind))
-    }
-
-    /// Whether the field means anything on this act.
-    fn may_carry(&self, path: &str) -> bool {
-        only_on(path).is_none_or(|actions| actions.contains(&self.action))
-    }
-}
-
-fn only_on(path: &str) -> Option<&'static [&'static str]> {
-    let is_it = |name: &str| path == name || (name.ends_with('.') && path.starts_with(name));
-    let found = ONLY_ON.iter().find(|(name, _)| is_it(name));
-    found.map(|(_, actions)| *actions)
-}
-
 /// What one step asks for.
 struct Wanted<'a> {
-    /// The acts it takes, each with the fields it reads of it.
-    acts: Vec<(Act, BTreeSet<&'a str>)>,
-    /// Fields it reads of earlier steps, by their position.
-    references: BTreeSet<(usize, &'a str)>,
-    /// Filters on ancestors.
-    lineages: Vec<Wanted<'a>>,
+    filter: &'a Filter,
+    /// Every act it can take.
+    all: Vec<Act>,
+    /// Those it is about, each with what is left of its condition.
+    acts: Vec<(Act, Vec<Open<'a>>)>,
+    /// Actions it asks for by name; without any, those it is about.
+    named: Vec<&'static str>,
+    /// Fields it reads of earlier steps, with their position and the clause.
+    references: Vec<(&'a str, usize, Open<'a>)>,
+    /// Filters on ancestors, each with whether they have to be met and whether nothing else will do.
+    lineages: Vec<(Wanted<'a>, bool, bool)>,
 }
 
 impl<'a> Wanted<'a> {
-    fn by(filter: &'a Filter, acts: &[Act]) -> Wanted<'a> {
+    fn by(step: &StepOf<'a>, acts: &[Act]) -> Wanted<'a> {
+        Wanted::of(step.filter, acts)
+    }
+
+    fn of(filter: &'a Filter, acts: &[Act]) -> Wanted<'a> {
         let mut fitting = fitting(filter, acts);
-        if !names_an_action(filter) {
+        let all = fitting.iter().map(|(act, _)| *act).collect();
+        let mut named = named_actions(filter, &fitting);
+        if named.is_empty() {
             about(filter, &mut fitting);
+            let is_any = filter.category == Category::Any;
+            named = fitting
+                .iter()
+                .filter(|_| !is_any)
+                .map(|(act, _)| act.action)
+                .collect();
         }
         let mut wanted = Wanted {
+            filter,
+            all,
+            named,
             acts: Vec::with_capacity(fitting.len()),
-            references: BTreeSet::new(),
+            references: Vec::new(),
             lineages: Vec::new(),
         };
-        for (act, folded) in fitting {
-            let mut paths = BTreeSet::new();
-            for (field, step) in folded.fields() {
-                match step {
-                    None => _ = paths.insert(field),
-                    Some(step) => _ = wanted.references.insert((step, field)),
+        for (
+            act,
+            Folded {
+                leaves, lineages, ..
+            },
+        ) in fitting
+        {
+            for open in &leaves {
+                for (path, step) in paths(open) {
+                    let is_known = |(known, _, of): &(&str, usize, Open<'_>)| {
+                        *known == path && of.span == open.span
+                    };
+                    if let Some(step) = step
+                        && !wanted.references.iter().any(is_known)
+                    {
+                        wanted.references.push((path, step, *open));
+                    }
                 }
             }
-            wanted.acts.push((act, paths));
+            wanted.acts.push((act, leaves));
             if wanted.lineages.is_empty() {
-                let filters = folded.lineages.iter();
-                wanted.lineages = filters.map(|filter| Wanted::by(filter, acts)).collect();
+                let filters = lineages.iter();
+                wanted.lineages = filters
+                    .map(|l| (Wanted::of(l.filter, acts), l.wanted, l.required))
+                    .collect();
             }
         }
         wanted
     }
 
-    fn report(&self, step: usize, gaps: &mut BTreeSet<Gap>) {
-        if self.acts.is_empty() {
-            gaps.insert(Gap::Nothing { step });
-        }
-        for (act, _) in self.acts.iter().filter(|(act, _)| act.kind.is_none()) {
-            let action = act.action;
-            gaps.insert(Gap::Action { step, action });
-        }
-        let read = self.acts.iter().flat_map(|(_, paths)| paths);
-        for path in read.copied().collect::<BTreeSet<&str>>() {
-            let readers = self.acts.iter().filter(|(_, paths)| paths.contains(path));
-            lacking(step, path, readers.map(|(act, _)| act), gaps);
-        }
-        for lineage in &self.lineages {
-            lineage.report(step, gaps);
-        }
-    }
-
-    /// Reports a field that is wanted of every act of the step.
-    fn field(&self, step: usize, path: &str, gaps: &mut BTreeSet<Gap>) {
-        lacking(step, path, self.acts.iter().map(|(act, _)| act), gaps);
+    /// Whether some event can be this step.
+    fn is_live(&self, step: &StepOf<'_>, all: &[Wanted<'_>]) -> bool {
+        let earlier = |at: usize, path: &str| {
+            all.get(at)
+                .is_some_and(|step| step.all.iter().any(|act| act.carries(path)))
+        };
+        let joins = |act: &Act| {
+            let mut keys = step.keys.iter();
+            keys.all(|key| key.optional || act.carries(&key.path))
+        };
+        let mut acts = self.all.iter().filter(|act| act.kind.is_some());
+        acts.any(|act| joins(act) && possible(&self.filter.condition, true, act, &earlier))
     }
 }
 
-/// Reports a field on those acts that are reported and should have it.
-fn lacking<'a>(
-    step: usize,
-    path: &str,
-    acts: impl Iterator<Item = &'a Act> + Clone,
-    gaps: &mut BTreeSet<Gap>,
-) {
+/// Every field an open leaf reads, each once.
+fn paths<'a>(open: &Open<'a>) -> BTreeSet<(&'a str, Option<usize>)> {
+    let mut found = Vec::new();
+    fields(open.expr, &mut found);
+    found.into_iter().collect()
+}
+
+/// Whether a condition can come out as wanted on an event of an act, with fields it does not have missing: a test of such a field
+/// is false, and one for absence true.
+fn possible(
+    condition: &Condition,
+    wanted: bool,
+    act: &Act,
+    earlier: &dyn Fn(usize, &str) -> bool,
+) -> bool {
+    let each = |part: &Condition| possible(part, wanted, act, earlier);
+    match condition {
+        Condition::Const(truth) => *truth == wanted,
+        Condition::Not(inner) => possible(inner, !wanted, act, earlier),
+        Condition::And(parts) if wanted => parts.iter().all(each),
+        Condition::And(parts) => parts.iter().any(each),
+        Condition::Or(parts) if wanted => parts.iter().any(each),
+        Condition::Or(parts) => parts.iter().all(each),
+        Condition::Leaf(leaf) => {
+            let constant = |path: &str| act.constant(path);
+            if let Some(truth) = truth(&leaf.expr, &constant) {
+                return truth == wanted;
+            }
+            let mut read = Vec::new();
+            fields(&leaf.expr, &mut read);
+            let is_missing = |(path, step): &(&str, Option<usize>)| match step {
+                Some(step) => !earlier(*step, path),
+                None => !act.carries(path),
+            };
+            match read.iter().any(is_missing) && !counts(&leaf.expr) {
+                true => asks_for_absence(&leaf.expr) == wanted,
+                false => true,
+            }
+        }
+        Condition::Lineage(lineage) => {
+            !wanted || {
+                let none = |_: usize, _: &str| false;
+                let fits = |act: &Act| {
+                    act.kind.is_some() && possible(&lineage.filter.condition, true, act, &none)
+                };
+                let fitting = fitting(&lineage.filter, acts::all());
+                fitting.iter().any(|(act, _)| fits(act))
+            }
+        }
+    }
+}
+
+fn asks_for_absence(expr: &Expr) -> bool {
+    matches!(expr, Expr::IsNull(_))
+}
+
+/// Whether a number of elements is compared, which is 0 where there is no field.
+fn counts(expr: &Expr) -> bool {
+    match expr {
+        Expr::Array { count, .. } => *count,
+        Expr::Compare { left, right, .. } => counts(left) || counts(right),
+        _ => false,
+    }
+}
+
+/// Those of the acts that are reported, should have the field and do not. `all`: also where it means nothing.
+fn lacking(path: &str, acts: &[&Act], all: bool) -> Vec<&'static str> {
     // Where it means nothing on any of them, it is enough that it exists.
-    let nowhere = !acts.clone().any(|act| act.may_carry(path));
-    let lacks = |act: &&Act| match nowhere {
-        true => schema::field(path).is_none(),
-        false => act.kind.is_some() && act.may_carry(path) && !act.carries(path),
+    let plain = acts::without_index(path);
+    let nowhere = !all && !acts.iter().any(|act| act.may_carry(plain));
+    let is_known = schema::field(plain).is_some() || schema::is_object(plain);
+    let lacks = |act: &&&Act| match nowhere {
+        true => !is_known,
+        false => act.kind.is_some() && (all || act.may_carry(plain)) && !act.carries(path),
     };
-    let actions: BTreeSet<&'static str> = acts.filter(lacks).map(|act| act.action).collect();
-    if !actions.is_empty() {
-        gaps.insert(Gap::Field {
-            step,
+    let actions: BTreeSet<&'static str> = acts.iter().filter(lacks).map(|act| act.action).collect();
+    actions.into_iter().collect()
+}
+
+/// The clause that no act at all meets, and the field it is about.
+fn undoing(condition: &Condition, wanted: bool) -> Option<(Span, &str)> {
+    match condition {
+        Condition::And(parts) if wanted => parts.iter().find_map(|part| undoing(part, wanted)),
+        Condition::Or(parts) if !wanted => parts.iter().find_map(|part| undoing(part, wanted)),
+        Condition::Not(inner) => undoing(inner, !wanted),
+        Condition::Leaf(leaf) => {
+            let fits = |act: &Act| {
+                let constant = |path: &str| act.constant(path);
+                truth(&leaf.expr, &constant) != Some(!wanted)
+            };
+            let mut read = Vec::new();
+            fields(&leaf.expr, &mut read);
+            let (path, _) = read.first()?;
+            (!acts::all().iter().any(fits)).then_some((leaf.span, *path))
+        }
+        _ => None,
+    }
+}
+
+/// Where a finding is made.
+struct Context {
+    step: usize,
+    role: Role,
+    /// Some event can be this step.
+    is_live: bool,
+    /// Inside a filter on ancestors: whether it has to be met, and whether nothing else will do.
+    lineage: Option<(bool, bool)>,
+}
+
+struct Judge<'t> {
+    text: &'t str,
+    is_positive: bool,
+    findings: BTreeSet<Finding>,
+}
+
+impl Judge<'_> {
+    fn step(&mut self, wanted: &Wanted<'_>, step: &StepOf<'_>, context: &Context) {
+        self.acts(wanted, context);
+        for key in step.keys {
+            let acts: Vec<&Act> = wanted.acts.iter().map(|(act, _)| act).collect();
+            let lacking = lacking(&key.path, &acts, false);
+            if lacking.is_empty() {
+                continue;
+            }
+            let effect = match (context.role, context.is_live) {
+                (Role::Against, _) => Effect::EndNotSeen,
+                (Role::Step, true) => Effect::EventsMissed,
+                (Role::Step, false) => Effect::NeverFires,
+            };
+            self.is_positive &= key.optional;
+            let span = self.span_of(&key.path, wanted.filter.span);
+            let gap = Gap::Field {
+                path: key.path.clone(),
+                actions: lacking,
+                is_key: true,
+            };
+            self.add(context, span, gap, effect);
+        }
+    }
+
+    /// Acts that are not reported, and fields that are not there.
+    fn acts(&mut self, wanted: &Wanted<'_>, context: &Context) {
+        let is_asked = |act: &Act| act.kind.is_none() && wanted.named.contains(&act.action);
+        for (act, _) in wanted.acts.iter().filter(|(act, _)| is_asked(act)) {
+            self.is_positive = false;
+            let effect = match (context.role, context.lineage, context.is_live) {
+                (Role::Against, ..) => Effect::EndNotSeen,
+                (_, Some((false, _)), _) => Effect::ExclusionNeverApplies,
+                (_, Some((true, _)), _) | (_, _, true) => Effect::EventsMissed,
+                (_, None, false) => Effect::NeverFires,
+            };
+            let span = self.span_of(&format!("\"{}\"", act.action), wanted.filter.span);
+            self.add(context, span, Gap::Action(act.action), effect);
+        }
+        let mut readers: BTreeMap<&str, Vec<(&Act, &Open<'_>)>> = BTreeMap::new();
+        for (act, leaves) in &wanted.acts {
+            for open in leaves {
+                let own = paths(open).into_iter().filter(|(_, step)| step.is_none());
+                for (path, _) in own {
+                    readers.entry(path).or_default().push((act, open));
+                }
+            }
+        }
+        for (path, readers) in readers {
+            let acts: Vec<&Act> = readers.iter().map(|(act, _)| *act).collect();
+            let lacking = lacking(path, &acts, false);
+            let mut clauses: BTreeMap<(u32, u32), (&Open<'_>, Vec<&'static str>)> = BTreeMap::new();
+            for (act, open) in readers {
+                let clause = clauses.entry((open.span.start, open.span.end));
+                let (of, actions) = clause.or_insert((open, Vec::new()));
+                // Required is what all acts require.
+                if of.required && !open.required {
+                    *of = open;
+                }
+                if lacking.contains(&act.action) {
+                    actions.push(act.action);
+                }
+            }
+            for (open, actions) in clauses.into_values() {
+                self.field(context, path, actions, open, false);
+            }
+        }
+        for (lineage, is_wanted, required) in &wanted.lineages {
+            let inner = Context {
+                lineage: Some((*is_wanted, *required)),
+                ..*context
+            };
+            self.acts(lineage, &inner);
+        }
+    }
+
+    /// A clause that reads a field which is not there on events of these actions; `referred` when the field is an earlier step's.
+    fn field(
+        &mut self,
+        context: &Context,
+        path: &str,
+        actions: Vec<&'static str>,
+        open: &Open<'_>,
+        referred: bool,
+    ) {
+        if actions.is_empty() {
+            return;
+        }
+        let absence = asks_for_absence(open.expr);
+        let (wanted, required) = match context.lineage {
+            None => (open.wanted, open.required),
+            Some((true, required)) => (open.wanted, open.required && required),
+            Some((false, _)) => (!open.wanted, false),
+        };
+        // What it comes to without the field, and whether that is what the rule asks for.
+        let effect = match (absence == wanted, absence) {
+            (true, true) => Effect::AbsenceAlwaysFound,
+            (true, false) => Effect::ExclusionNeverApplies,
+            (false, _) if required && !context.is_live => Effect::NeverFires,
+            (false, _) if required && !referred => Effect::EventsMissed,
+            (false, _) => Effect::BranchNeverTaken,
+        };
+        let effect = match (context.role, absence == wanted) {
+            (Role::Step, _) => effect,
+            (Role::Against, false) => Effect::EndNotSeen,
+            (Role::Against, true) => Effect::EventsMissed,
+        };
+        // The typed query does not tell `?field` from `field`; its text does.
+        let optional = open.span.text(self.text).contains(&format!("?{path}"));
+        let must_be_seen = absence && !wanted;
+        if absence != wanted && (must_be_seen || !optional) {
+            self.is_positive = false;
+        }
+        let gap = Gap::Field {
             path: path.into(),
-            actions: actions.into_iter().collect(),
+            actions,
+            is_key: false,
+        };
+        self.add(context, open.span, gap, effect);
+    }
+
+    /// What keeps a step from ever holding, when nothing found so far does.
+    fn why(&mut self, wanted: &Wanted<'_>, step: &StepOf<'_>, context: &Context) {
+        let is_said = |finding: &Finding| finding.step == context.step;
+        let effect = match context.role {
+            Role::Step => Effect::NeverFires,
+            Role::Against => Effect::EndNotSeen,
+        };
+        if self
+            .findings
+            .iter()
+            .any(|finding| is_said(finding) && finding.effect == effect)
+        {
+            return;
+        }
+        if let Category::Named(name) = &step.filter.category
+            && !acts::all()
+                .iter()
+                .any(|act| act.categories.contains(&&**name))
+        {
+            let gap = Gap::Category(name.clone());
+            self.add(context, step.filter.span, gap, effect);
+            return;
+        }
+        // A field that by its nature no event of the step has.
+        for (act, leaves) in &wanted.acts {
+            for open in leaves.iter().filter(|open| open.required) {
+                let own = paths(open).into_iter().filter(|(_, step)| step.is_none());
+                for (path, _) in own {
+                    let lacking = lacking(path, &[act], true);
+                    if asks_for_absence(open.expr) != open.wanted && !lacking.is_empty() {
+                        self.field(context, path, lacking, open, false);
+                    }
+                }
+            }
+        }
+        if !self.findings.iter().any(is_said) {
+            let (span, gap) = match undoing(&step.filter.condition, true) {
+                Some((span, path)) => (span, Gap::Value(path.into())),
+                None => (step.filter.span, Gap::Nothing),
+            };
+            self.add(context, span, gap, effect);
+        }
+    }
+
+    /// Where the query says it, inside a filter or else anywhere.
+    fn span_of(&self, needle: &str, within: Span) -> Span {
+        let (start, end) = (within.start as usize, within.end as usize);
+        let inside = self.text.get(start..end).and_then(|text| text.find(needle));
+        match inside
+            .map(|at| start + at)
+            .or_else(|| self.text.find(needle))
+        {
+            Some(at) => Span::new(at, at + needle.len()),
+            None => within,
+        }
+    }
+
+    fn add(&mut self, context: &Context, span: Span, gap: Gap, effect: Effect) {
+        self.findings.insert(Finding {
+            step: context.step,
+            span,
+            gap,
+            effect,
         });
     }
 }
 
-/// The acts that a filter can take, each with what is left of the condition.
-fn fitting<'a>(filter: &'a Filter, acts: &[Act]) -> Vec<(Act, Folded<'a>)> {
-    let in_category = |act: &&Act| match &filter.category {
-        Category::Any => true,
-        Category::Named(name) => act.categories.contains(&&**name),
-    };
-    let folded = acts.iter().filter(in_category).map(|act| {
-        let constant = |path: &str| act.constant(path);
-        (*act, fold(&filter.condition, true, &constant))
-    });
-    folded
-        .filter(|(_, folded)| folded.truth != Some(false))
-        .collect()
-}
-
-/// Whether the part of a filter that can hold on Linux asks for an action by name.
-fn names_an_action(filter: &Filter) -> bool {
-    let linux = |path: &str| (path == "host.os.type").then_some(&["linux"][..]);
-    let folded = fold(&filter.condition, true, &linux);
-    folded.leaves.iter().any(|(expr, wanted)| {
-        let mut paths = Vec::new();
-        fields(expr, &mut paths);
-        *wanted && paths.contains(&("event.action", None))
-    })
-}
-
-/// Leaves of the acts that fit a filter which names none those it is about.
-fn about(filter: &Filter, fitting: &mut Vec<(Act, Folded<'_>)>) {
-    let Category::Named(category) = &filter.category else {
-        return;
-    };
-    let reads_dns = fitting.iter().any(|(_, folded)| {
-        folded
-            .fields()
-            .iter()
-            .any(|(path, _)| path.starts_with("dns."))
-    });
-    let row = UNNAMED.iter().find(|(name, _)| *name == &**category);
-    let wanted = match row {
-        Some(("network", _)) if reads_dns => &["lookup_requested", "lookup_result"],
-        Some((_, actions)) => *actions,
-        None => return,
-    };
-    if fitting.iter().any(|(act, _)| wanted.contains(&act.action)) {
-        fitting.retain(|(act, _)| wanted.contains(&act.action));
-    }
-}
-
-/// What is left of a condition once the constants are filled in.
-struct Folded<'a> {
-    /// The outcome, when the constants decide it.
-    truth: Option<bool>,
-    /// Leaves that are still open, each with whether it has to hold or must not.
-    leaves: Vec<(&'a Expr, bool)>,
-    lineages: Vec<&'a Filter>,
-}
-
-impl<'a> Folded<'a> {
-    fn known(truth: bool) -> Folded<'a> {
-        Folded {
-            truth: Some(truth),
-            leaves: Vec::new(),
-            lineages: Vec::new(),
-        }
-    }
-
-    /// Paths of the open leaves, each with the earlier step it is read of.
-    fn fields(&self) -> BTreeSet<(&'a str, Option<usize>)> {
-        let mut found = Vec::new();
-        self.leaves
-            .iter()
-            .for_each(|(expr, _)| fields(expr, &mut found));
-        found.into_iter().collect()
-    }
-}
-
-type Constant<'c> = &'c dyn Fn(&str) -> Option<&'c [&'static str]>;
-
-fn fold<'a>(condition: &'a Condition, wanted: bool, constant: Constant<'_>) -> Folded<'a> {
-    match condition {
-        Condition::Const(truth) => Folded::known(*truth),
-        Condition::Not(inner) => {
-            let folded = fold(inner, !wanted, constant);
-            Folded {
-                truth: folded.truth.map(|truth| !truth),
-                ..folded
-            }
-        }
-        Condition::And(parts) => junction(parts, wanted, constant, false),
-        Condition::Or(parts) => junction(parts, wanted, constant, true),
-        Condition::Leaf(leaf) => match truth(&leaf.expr, constant) {
-            Some(truth) => Folded::known(truth),
-            None => Folded {
-                truth: None,
-                leaves: vec![(&leaf.expr, wanted)],
-                lineages: Vec::new(),
-            },
-        },
-        // No process whatever is one that no act makes.
-        Condition::Lineage(lineage) if fitting(&lineage.filter, &acts()).is_empty() => {
-            Folded::known(false)
-        }
-        Condition::Lineage(lineage) => Folded {
-            truth: None,
-            leaves: Vec::new(),
-            lineages: vec![&lineage.filter],
-        },
-    }
-}
-
-/// `decisive` is the truth of one part that settles the whole.
-fn junction<'a>(
-    parts: &'a [Condition],
-    wanted: bool,
-    constant: Constant<'_>,
-    decisive: bool,
-) -> Folded<'a> {
-    let mut open = Folded::known(!decisive);
-    for part in parts {
-        let folded = fold(part, wanted, constant);
-        match folded.truth {
-            Some(truth) if truth == decisive => return Folded::known(decisive),
-            Some(_) => {}
-            None => {
-                open.truth = None;
-                open.leaves.extend(folded.leaves);
-                open.lineages.extend(folded.lineages);
-            }
-        }
-    }
-    open
-}
-
-/// Whether a test of one constant field holds; `None` for any other leaf.
-fn truth(expr: &Expr, constant: Constant<'_>) -> Option<bool> {
-    let values = |value: &Expr| match value {
-        Expr::Field(field) if field.step.is_none() => constant(&field.path),
-        _ => None,
-    };
-    let text = |literal: &Expr| match literal {
-        Expr::Literal(Literal::Str(text)) => Some(text.clone()),
-        _ => None,
-    };
-    let equal = |a: &str, b: &str, fold: bool| a == b || (fold && a.eq_ignore_ascii_case(b));
-    match expr {
-        Expr::IsNull(value) => values(value).map(<[_]>::is_empty),
-        Expr::Compare {
-            op: Comparison::Equal,
-            left,
-            right,
-        } => {
-            let (values, text) = (values(left)?, text(right)?);
-            Some(values.contains(&&*text))
-        }
-        Expr::In { value, list, fold } => {
-            let (values, texts) = (values(value)?, list.iter().map(text));
-            let texts: Vec<Box<str>> = texts.collect::<Option<_>>()?;
-            let mut listed = values
-                .iter()
-                .flat_map(|v| texts.iter().map(move |t| (v, t)));
-            Some(listed.any(|(value, text)| equal(value, text, *fold)))
-        }
-        Expr::Like {
-            value,
-            patterns,
-            fold,
-        } => {
-            let values = values(value)?;
-            let mut tried = values
-                .iter()
-                .flat_map(|v| patterns.iter().map(move |p| (v, p)));
-            Some(tried.any(|(value, like)| pattern::like(like, value, *fold)))
-        }
-        _ => None,
-    }
-}
-
-/// Every field an expression reads, each with the earlier step it is read of.
-pub(super) fn fields<'a>(expr: &'a Expr, found: &mut Vec<(&'a str, Option<usize>)>) {
-    let mut each = |parts: &'a [Expr]| parts.iter().for_each(|part| fields(part, found));
-    match expr {
-        Expr::Literal(_) | Expr::Variable(_) => {}
-        Expr::Field(field) => found.push((&field.path, field.step)),
-        Expr::IsNull(value) | Expr::Negate(value) | Expr::Not(value) => fields(value, found),
-        Expr::Like { value, .. } | Expr::Regex { value, .. } | Expr::CidrMatch { value, .. } => {
-            fields(value, found);
-        }
-        Expr::Compare { left, right, .. } | Expr::Arithmetic { left, right, .. } => {
-            fields(left, found);
-            fields(right, found);
-        }
-        Expr::In { value, list, .. } => {
-            each(list);
-            fields(value, found);
-        }
-        Expr::Call { args, .. } => each(args),
-        Expr::And(parts) | Expr::Or(parts) => each(parts),
-        Expr::Array {
-            array, condition, ..
-        } => {
-            if let ArraySource::Field(field) = &**array {
-                found.push((&field.path, field.step));
-            }
-            fields(condition, found);
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::eql::{self, Mode, OpenSchema};
-
-    fn query(text: &str) -> Query {
-        let checked = eql::compile(text, &OpenSchema, Mode::Live);
-        checked.unwrap_or_else(|e| panic!("{text}: {e:?}")).query
-    }
-
-    fn check(text: &str, expected: &[&str]) {
-        let found: Vec<String> = gaps(&query(text)).iter().map(Gap::to_string).collect();
-        assert_eq!(found, expected, "{text}");
-    }
-
-    #[test]
-    fn what_is_read_is_named() {
-        check(
-            r#"process where event.action == "exec" and process.name == "x""#,
-            &[],
-        );
-        check(
-            r#"process where event.action in ("exec", "ProcessRollup2") and not x.y == "z""#,
-            &["step 1: no `x.y` on exec"],
-        );
-        check(
-            r#"process where event.type == "start" and ?x.y : "z*""#,
-            &["step 1: no `x.y` on exec"],
-        );
-        check(
-            r#"process where event.action == "executed""#,
-            &["step 1: no event can match"],
-        );
-        check(
-            r#"process where host.os.type == "windows""#,
-            &["step 1: no event can match"],
-        );
-        check(
-            r#"sequence by host.id, a.b [process where event.action == "end"] [file where event.type == "creation"]"#,
-            &["step 1: no `a.b` on end", "step 2: no `a.b` on creation"],
-        );
-        check(
-            r#"sequence [file where event.action == "creation"] as e0
-                        [process where event.action == "exec" and startsWith(process.name, e0.no.such)]"#,
-            &["step 1: no `no.such` on creation"],
-        );
-        check(
-            r#"process where event.action == "exec" and descendant of [process where a.b == "c"]"#,
-            &["step 1: no `a.b` on exec"],
-        );
-        check(
-            r#"process where event.action == "exec" and
-                 (process.name == "x" or descendant of [process where event.action == "start" and a.b == "c"])"#,
-            &[],
-        );
-    }
-
-    #[test]
-    fn branches_of_other_systems_are_dropped() {
-        check(
-            r#"process where event.action == "exec" and
-                 (process.name == "a" or (host.os.type == "windows" and c.d == "e"))"#,
-            &[],
-        );
-        check(
-            r#"any where event.category == "process" and event.action == "exec" or event.module == "other" and c.d == 1"#,
-            &[],
-        );
-        assert!(is_for_linux(&query(
-            r#"process where host.os.type in~ ("Linux", "macos") and true"#
-        )));
-        assert!(!is_for_linux(&query(
-            r#"sequence [process where true] [process where host.os.type : "win*" and a == 1]"#
-        )));
-    }
-
-    #[test]
-    fn fields_of_one_act_are_not_asked_of_others() {
-        // Only a rename has an old name; a creation without one is as it should be.
-        let read = |text: &str| gaps(&query(text));
-        let of =
-            |gap: &Gap| matches!(gap, Gap::Field { actions, .. } if actions.contains(&"creation"));
-        let found = read(
-            r#"file where event.action in ("creation", "rename") and not file.Ext.original.extension == "x""#,
-        );
-        assert!(!found.iter().any(of), "{found:?}");
-    }
-
-    #[test]
-    fn own_kinds_agree_with_the_vocabulary() {
-        for (action, categories, types, dataset) in VOCABULARY {
-            if let Some(kind) = Kind::ALL.iter().find(|kind| kind.action() == *action) {
-                assert!(
-                    categories.iter().all(|c| kind.categories().contains(c)),
-                    "{action}"
-                );
-                assert!(kind.types().iter().all(|t| types.contains(t)), "{action}");
-                assert_eq!(kind.dataset(), *dataset, "{action}");
-            }
-        }
-    }
-}
+mod tests;

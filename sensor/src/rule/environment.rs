@@ -132,7 +132,7 @@ fn unsaid(found: &mut BTreeSet<String>) {
 /// Whether the field stands anywhere in an expression.
 fn reads(expr: &Expr) -> bool {
     let mut paths = Vec::new();
-    super::coverage::fields(expr, &mut paths);
+    super::fold::fields(expr, &mut paths);
     paths.iter().any(|(path, _)| *path == FIELD)
 }
 

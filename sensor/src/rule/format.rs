@@ -10,6 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::example::{self, Example};
+use super::places::Places;
 use super::schema::{SensorSchema, TolerantSchema};
 use super::{Reference, Rule, Severity, Shape, Skipped, Technique, Threat};
 use crate::document::{self, Found, Problem, Source, StringMap, Table};
@@ -245,10 +246,11 @@ impl<'t> Reader<'t> {
         let note = text("note");
         let version = version(table);
         let query = head.query.and_then(|(text, span)| {
-            let query = self.query(head.shape, text, span)?;
-            Some((text, query))
+            let (query, places) = self.query(head.shape, text, span)?;
+            Some((text, query, places))
         });
-        let ((id, id_span), (name, _), (query_text, query)) = (head.id?, head.name?, query?);
+        let ((id, id_span), (name, _), (query_text, query, places)) =
+            (head.id?, head.name?, query?);
         let id_line = eql::diagnostic::line_column(&self.source.text, id_span.start).0;
         Some(Rule {
             path: Arc::clone(&self.source.path),
@@ -270,15 +272,20 @@ impl<'t> Reader<'t> {
             query,
             examples,
             id_line,
+            places,
         })
     }
 
     /// Compiles the query; its diagnostics come to point into the file.
-    fn query(&mut self, shape: Shape, text: &str, span: Range<usize>) -> Option<eql::query::Query> {
-        let tolerant = TolerantSchema::default();
+    fn query(
+        &mut self,
+        shape: Shape,
+        text: &str,
+        span: Range<usize>,
+    ) -> Option<(eql::query::Query, Places)> {
         let schema: &dyn Schema = match shape {
             Shape::Own => &SensorSchema,
-            Shape::Detection | Shape::Behavior => &tolerant,
+            Shape::Detection | Shape::Behavior => &TolerantSchema,
         };
         let map = StringMap::new(&self.source.text, span.clone(), text);
         let compiled = eql::compile(text, schema, Mode::Live);
@@ -293,19 +300,10 @@ impl<'t> Reader<'t> {
                 .source
                 .problem(start..end, diagnostic.message, diagnostic.help);
             problem.severity = diagnostic.severity;
+            problem.code = Some(diagnostic.kind.name());
             self.problems.push(problem);
         }
-        let unknown = tolerant.into_unknown();
-        if query.is_some() && !unknown.is_empty() {
-            let mut problem = self.source.problem(
-                span.start..span.start,
-                format!("never present on this sensor: {}", unknown.join(", ")),
-                None,
-            );
-            problem.severity = eql::Severity::Warning;
-            self.problems.push(problem);
-        }
-        query
+        Some((query?, Places::new(&self.source.text, &span, text, &map)))
     }
 
     fn threats(&mut self, parent: &mut Table<'t>) -> Vec<Threat> {

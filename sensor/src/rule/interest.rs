@@ -181,7 +181,7 @@ mod tests {
     use crate::rule::schema::TolerantSchema;
 
     fn actions(query: &str) -> Vec<&'static str> {
-        let query = eql::compile(query, &TolerantSchema::default(), Mode::Live)
+        let query = eql::compile(query, &TolerantSchema, Mode::Live)
             .unwrap()
             .query;
         interest(&query).iter().map(Kind::action).collect()

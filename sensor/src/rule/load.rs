@@ -1,13 +1,13 @@
 //! Files and directories to rules.
 //!
-//! In: paths. Out: [`Loaded`]. One bad file never hides another; two rules never share an id.
+//! In: paths. Out: [`Loaded`]. One bad file never hides another; of two rules that share an id the later one stays.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Rule, directory, format};
-use crate::document::{Problem, Source};
+use crate::document::{Problem, Severity, Source};
 
 /// A file that is a rule, but not one for this sensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,31 +53,39 @@ impl Loaded {
         self.rules.extend(outcome.rule.map(Arc::new));
     }
 
-    /// Reports and drops every rule whose id an earlier one has.
-    fn refuse_duplicates(&mut self) {
-        let mut first: HashMap<String, (Arc<Path>, usize)> = HashMap::new();
-        let mut problems = Vec::new();
-        self.rules.retain(|rule| match first.get(&rule.id) {
-            None => {
-                first.insert(rule.id.clone(), (Arc::clone(&rule.path), rule.id_line));
-                true
-            }
-            Some((path, line)) => {
-                let mut problem = Problem::of_file(
-                    &rule.path,
-                    format!("the rule id `{}` is taken", rule.id),
+    /// Drops every rule whose id a later one has, and says so where that one is.
+    fn replace_duplicates(&mut self) {
+        let mut last: HashMap<String, Arc<Rule>> = HashMap::new();
+        let rules = self.rules.iter();
+        last.extend(rules.map(|rule| (rule.id.clone(), Arc::clone(rule))));
+        let (mut problems, mut skipped) = (Vec::new(), Vec::new());
+        self.rules.retain(|rule| {
+            let Some(later) = last.get(&rule.id).filter(|later| !Arc::ptr_eq(later, rule)) else {
+                return true;
+            };
+            let (by, of) = (later.path.display(), rule.path.display());
+            problems.push(Problem {
+                severity: Severity::Warning,
+                code: Some("duplicate-id"),
+                place: Some((later.id_line, 1)),
+                ..Problem::of_file(
+                    &later.path,
+                    format!("this rule replaces {of}:{}", rule.id_line),
                     Some(&format!(
-                        "{}:{line} has it; ids must be unique",
-                        path.display()
+                        "both have the id `{}`; the later file wins",
+                        rule.id
                     )),
-                );
-                problem.place = Some((rule.id_line, 1));
-                problems.push(problem);
-                false
-            }
+                )
+            });
+            skipped.push(Skipped {
+                path: Arc::clone(&rule.path),
+                name: Some(rule.name.clone()),
+                reason: format!("replaced by {by}:{}", later.id_line),
+            });
+            false
         });
-        self.failed += problems.len();
         self.problems.extend(problems);
+        self.skipped.extend(skipped);
     }
 }
 
@@ -95,7 +103,7 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
             loaded.add(path);
         }
     }
-    loaded.refuse_duplicates();
+    loaded.replace_duplicates();
     loaded
 }
 
@@ -109,7 +117,7 @@ pub fn load_installed(directories: &[PathBuf]) -> Loaded {
     for file in files {
         loaded.add(&file);
     }
-    loaded.refuse_duplicates();
+    loaded.replace_duplicates();
     loaded
 }
 

@@ -4,19 +4,23 @@
 //! and every problem of every file with its place. One bad file never hides another, and nothing here panics.
 
 mod actors;
+mod acts;
 pub mod coverage;
 mod directory;
 pub mod environment;
 mod example;
+mod fold;
 mod format;
 mod interest;
 mod load;
+mod places;
 pub mod schema;
 
 use std::path::Path;
 use std::sync::Arc;
 
 pub use actors::{Actors, actors};
+pub use coverage::{Judgement, Verdict};
 pub use example::{Events, Example, Expected};
 pub use interest::interest;
 pub use load::{Loaded, Skipped, load, load_installed, load_source};
@@ -52,6 +56,7 @@ pub struct Rule {
     pub examples: Vec<Example>,
     /// Line of the rule's id, from 1.
     id_line: usize,
+    places: places::Places,
 }
 
 impl Rule {
@@ -68,6 +73,18 @@ impl Rule {
             kinds = kinds.with(Kind::SessionIdChange);
         }
         kinds
+    }
+
+    /// What it lacks where these kinds of events are given, and what comes of it.
+    #[must_use]
+    pub fn judge(&self, given: Kinds) -> Judgement {
+        coverage::judge(&self.query, &self.query_text, given)
+    }
+
+    /// Line and column in the rule's file, both from 1, of where a part of the query starts.
+    #[must_use]
+    pub fn place(&self, span: eql::Span) -> (usize, usize) {
+        self.places.of(&self.query_text, span)
     }
 
     /// For each join key the fields that have to agree, step by step, each named once.

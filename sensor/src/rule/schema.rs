@@ -3,9 +3,6 @@
 //! In: the field table of `event`. Out: [`eql::Schema`](crate::eql::schema::Schema) in two strengths: closed for our own
 //! rules, where an unknown field is an error, and open for public rules, where it is only never present.
 
-use std::cell::RefCell;
-use std::collections::BTreeSet;
-
 use crate::eql::schema::{self as language, FieldType};
 use crate::event::{self, schema as fields};
 
@@ -13,19 +10,9 @@ use crate::event::{self, schema as fields};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SensorSchema;
 
-/// The same fields, tolerating and remembering others.
-#[derive(Debug, Default)]
-pub struct TolerantSchema {
-    unknown: RefCell<BTreeSet<String>>,
-}
-
-impl TolerantSchema {
-    /// Fields that were asked for and that the sensor never produces, sorted.
-    #[must_use]
-    pub fn into_unknown(self) -> Vec<String> {
-        self.unknown.into_inner().into_iter().collect()
-    }
-}
+/// The same fields, tolerating others: what they are is not known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TolerantSchema;
 
 fn known(path: &str) -> Option<FieldType> {
     Some(match fields::field(path)?.ty {
@@ -34,16 +21,6 @@ fn known(path: &str) -> Option<FieldType> {
         event::FieldType::Boolean => FieldType::Boolean,
         event::FieldType::Ip => FieldType::Ip,
         event::FieldType::Date => FieldType::Date,
-    })
-}
-
-fn is_object(path: &str) -> bool {
-    let first = fields::FIELDS.partition_point(|row| row.path <= path);
-    // Rows are sorted, but a name may sort between an object and its members (`a`, `a-b`, `a.c`).
-    fields::FIELDS.iter().skip(first).any(|row| {
-        row.path
-            .strip_prefix(path)
-            .is_some_and(|rest| rest.starts_with('.'))
     })
 }
 
@@ -65,17 +42,13 @@ impl language::Schema for SensorSchema {
     }
 
     fn is_object(&self, path: &str) -> bool {
-        is_object(path)
+        fields::is_object(path)
     }
 }
 
 impl language::Schema for TolerantSchema {
     fn field_type(&self, path: &str) -> Option<FieldType> {
-        let found = known(path);
-        if found.is_none() && !is_object(path) {
-            self.unknown.borrow_mut().insert(path.to_owned());
-        }
-        found
+        known(path)
     }
 
     fn is_closed(&self) -> bool {
@@ -88,7 +61,7 @@ impl language::Schema for TolerantSchema {
     }
 
     fn is_object(&self, path: &str) -> bool {
-        is_object(path)
+        fields::is_object(path)
     }
 }
 
@@ -117,10 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn foreign_fields_are_remembered() {
-        let schema = TolerantSchema::default();
-        assert_eq!(schema.field_type("auditd.data.a2"), None);
-        assert_eq!(schema.field_type("process.pid"), Some(FieldType::Number));
-        assert_eq!(schema.into_unknown(), ["auditd.data.a2"]);
+    fn foreign_fields_are_tolerated() {
+        assert_eq!(TolerantSchema.field_type("auditd.data.a2"), None);
+        assert!(!TolerantSchema.is_closed());
+        assert_eq!(
+            TolerantSchema.field_type("process.pid"),
+            Some(FieldType::Number)
+        );
     }
 }
