@@ -11,7 +11,7 @@ use crate::eql::query::{
 
 use super::condition::{Cond, Program, Test, relation_code};
 use super::expression::Expression;
-use super::key::KeyField;
+use super::key::{KeyField, KeyPlan};
 use super::leaf::LeafBuilder;
 use super::lineage::{MARKS_MAX, Mark};
 use super::pipes::{self, PipePlan};
@@ -111,6 +111,8 @@ pub(super) struct Compiler {
     marks: HashMap<Box<str>, Mark>,
     /// Per mark, what tells its inner query from others in every rule set.
     pub(super) mark_names: Vec<u64>,
+    /// Distinct key lists, by their number.
+    key_lists: Vec<Box<[KeyField]>>,
     pub(super) category: Box<str>,
     /// Every field counts as one whose values come back. On only to test that it makes no difference.
     pub(super) all_steady: bool,
@@ -125,6 +127,7 @@ impl Compiler {
             plans: Vec::new(),
             marks: HashMap::new(),
             mark_names: Vec::new(),
+            key_lists: Vec::new(),
             category: category.into(),
             all_steady: false,
         }
@@ -145,7 +148,7 @@ impl Compiler {
                 too_many_steps(sample.steps.len())?;
                 let mut keys = Vec::new();
                 for (step, at) in sample.steps.iter().zip(0u8..) {
-                    keys.push(self.keys(&step.keys));
+                    keys.push(self.keys(&step.keys)?);
                     consumers.push((self.filter(&step.filter)?, Consumer::only(plan, at)));
                 }
                 PlanForm::Sample(Sample { rule, keys })
@@ -222,7 +225,7 @@ impl Compiler {
                     position: stages.len() - 1,
                 }
             };
-            steps.push(self.step_plan(role, &step.keys, &cond));
+            steps.push(self.step_plan(role, &step.keys, &cond)?);
             let later = !matches!(role, Role::Stages { first: 0, .. } | Role::Leading);
             let step = u8::try_from(i).unwrap_or(u8::MAX);
             consumers.push((
@@ -234,7 +237,7 @@ impl Compiler {
             None => None,
             Some(until) => {
                 let cond = self.filter(&until.filter)?;
-                let step = self.step_plan(Role::Until, &until.keys, &cond);
+                let step = self.step_plan(Role::Until, &until.keys, &cond)?;
                 consumers.push((cond.without_aliases(true), Consumer::Until { plan }));
                 Some(step)
             }
@@ -251,8 +254,15 @@ impl Compiler {
                 })
             })
             .collect();
+        let steps_that = |wanted: fn(Role) -> bool| {
+            let bits = (0u32..).zip(&steps).filter(|(_, s)| wanted(s.role));
+            bits.fold(0u64, |mask, (i, _)| mask | 1 << i)
+        };
         Ok(Sequence {
             rule,
+            removing: steps_that(|r| matches!(r, Role::Inner { .. } | Role::Trailing)),
+            advancing: steps_that(|r| matches!(r, Role::Stages { .. })),
+            noting: steps_that(|r| r == Role::Leading),
             leading: steps.iter().any(|s| s.role == Role::Leading),
             trailing: steps.iter().any(|s| s.role == Role::Trailing),
             steps,
@@ -265,25 +275,36 @@ impl Compiler {
         })
     }
 
-    fn step_plan(&mut self, role: Role, keys: &[query::Key], cond: &Cond) -> StepPlan {
+    fn step_plan(
+        &mut self,
+        role: Role,
+        keys: &[query::Key],
+        cond: &Cond,
+    ) -> Result<StepPlan, CompileError> {
         let alias = cond
             .has_alias()
             .then(|| Program::new(cond, &|test| matches!(test, Test::Alias(_)).into()));
-        StepPlan {
+        Ok(StepPlan {
             role,
-            keys: self.keys(keys),
+            keys: self.keys(keys)?,
             alias,
-        }
+        })
     }
 
-    fn keys(&mut self, keys: &[query::Key]) -> Vec<KeyField> {
-        keys.iter()
-            .map(|k| KeyField {
-                slot: self.leaves.paths.intern(&k.path),
-                ty: k.ty,
-                optional: k.optional,
-            })
-            .collect()
+    fn keys(&mut self, keys: &[query::Key]) -> Result<KeyPlan, CompileError> {
+        let fields = keys.iter().map(|k| KeyField {
+            slot: self.leaves.paths.intern(&k.path),
+            ty: k.ty,
+            optional: k.optional,
+        });
+        let fields: Box<[KeyField]> = fields.collect();
+        let known = self.key_lists.iter().position(|list| *list == fields);
+        let id = known.unwrap_or(self.key_lists.len());
+        if known.is_none() {
+            self.key_lists.push(fields.clone());
+        }
+        let id = u32::try_from(id).map_err(|_| CompileError::TooManyLeaves)?;
+        Ok(KeyPlan { id, fields })
     }
 
     /// Category and condition as one.

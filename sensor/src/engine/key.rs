@@ -16,7 +16,7 @@ use crate::event::{Fields, OwnedValue, Value, Values};
 use super::field::{FieldRef, SlotId};
 
 /// One position of a key list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct KeyField {
     pub(super) slot: SlotId,
     pub(super) ty: FieldType,
@@ -33,14 +33,72 @@ pub(super) struct Key<'e> {
 }
 
 /// Most events offer one tuple.
-pub(super) type KeyList<'e> = SmallVec<[Key<'e>; 2]>;
+type KeyList<'e> = SmallVec<[Key<'e>; 2]>;
+
+/// One step's key list. Equal lists of all rules have one number.
+#[derive(Clone, Debug)]
+pub(super) struct KeyPlan {
+    pub(super) id: u32,
+    pub(super) fields: Box<[KeyField]>,
+}
+
+/// The key tuples of the event at hand, worked out once for all rules that join by the same fields.
+pub(super) struct EventKeys<'e, E> {
+    event: &'e E,
+    lists: SmallVec<[EventList<'e>; 4]>,
+}
+
+struct EventList<'e> {
+    id: u32,
+    keys: KeyList<'e>,
+    left_out: u64,
+}
+
+impl<'e, E: Fields> EventKeys<'e, E> {
+    pub(super) fn new(event: &'e E) -> Self {
+        Self {
+            event,
+            lists: SmallVec::new(),
+        }
+    }
+
+    /// The tuples under one key list, and how many beyond the bound were left out.
+    #[inline]
+    pub(super) fn of<S: BuildHasher>(
+        &mut self,
+        plan: &KeyPlan,
+        fields: &[FieldRef],
+        hasher: &S,
+        max: usize,
+    ) -> (&[Key<'e>], u64) {
+        let at = match self.lists.iter().position(|l| l.id == plan.id) {
+            Some(known) => known,
+            None => {
+                self.lists.push(EventList {
+                    id: plan.id,
+                    keys: KeyList::new(),
+                    left_out: 0,
+                });
+                let at = self.lists.len() - 1;
+                if let Some(list) = self.lists.get_mut(at) {
+                    let keys = &mut list.keys;
+                    list.left_out = keys_of(keys, &plan.fields, fields, self.event, hasher, max);
+                }
+                at
+            }
+        };
+        self.lists
+            .get(at)
+            .map_or((&[], 0), |list| (&list.keys, list.left_out))
+    }
+}
 
 /// A tuple that outlives its event.
 pub(super) type StoredKeys = SmallVec<[Option<OwnedValue>; 2]>;
 
 /// Appends the distinct key tuples of an event to `out`; none when a key that is not optional is missing. Returns how many
 /// beyond the bound were left out.
-pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
+fn keys_of<'e, E: Fields, S: BuildHasher>(
     out: &mut KeyList<'e>,
     list: &[KeyField],
     fields: &[FieldRef],
@@ -93,6 +151,7 @@ fn products_of<'e, E: Fields, S: BuildHasher>(
         columns.push(column);
     }
     let mut at: SmallVec<[usize; 4]> = smallvec::smallvec![0; columns.len()];
+    out.reserve(product.min(max));
     for _ in 0..product.min(max) {
         let mut hash = 0;
         let mut tuple = Tuple::new();
@@ -150,6 +209,7 @@ impl<'e> Column<'e> {
 }
 
 /// A value as the declared type of its field reads it.
+#[inline]
 fn typed(value: Value<'_>, ty: FieldType) -> Value<'_> {
     let value = match (ty, value) {
         (FieldType::Ip, Value::Str(text)) => text.parse().map_or(value, Value::Ip),
@@ -241,6 +301,7 @@ fn join_hash(hash: u64, part: u64) -> u64 {
     (hash.rotate_left(5) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
+#[inline]
 fn hash_value<S: BuildHasher>(value: Option<&Value<'_>>, hasher: &S) -> u64 {
     let mut state = hasher.build_hasher();
     match value {

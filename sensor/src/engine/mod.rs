@@ -39,12 +39,13 @@ use compile::{Compiler, Consumer, Plan, PlanForm};
 use dispatch::Dispatch;
 use expression::Expression;
 use field::SlotId;
+use key::EventKeys;
 use leaf::{LeafScratch, Leaves};
 use lineage::{LineageFields, Marks, Processes};
-use partial_match::Ordinal;
+use partial_match::{KeyHasher, Ordinal};
 use pipes::{PipeContext, PipeState};
 use sample::SampleState;
-use sequence::{Clocks, State};
+use sequence::{Clocks, Sequence, State};
 use turn::Turn;
 
 /// Bounds of the engine's memory. Reaching one evicts the oldest and counts it for the rule concerned.
@@ -208,8 +209,11 @@ impl Builder {
         let mut needed: Vec<FieldId> = leaves.fields.iter().flat_map(|f| f.ids()).collect();
         needed.sort_unstable();
         needed.dedup();
-        let states = self.compiler.plans.iter().map(RuleState::new).collect();
+        let hasher = KeyHasher::default();
+        let new = |plan| RuleState::new(plan, &hasher);
+        let states: Vec<RuleState<E>> = self.compiler.plans.iter().map(new).collect();
         let plans = self.compiler.plans;
+        let armed = plans.iter().zip(&states).map(armed).collect();
         Ok(Engine {
             scratch: leaves.scratch(),
             counters: vec![
@@ -217,6 +221,7 @@ impl Builder {
                 plans.iter().map(|p| p.rule + 1).max().unwrap_or(0)
             ],
             woken: vec![(0, false); plans.len()],
+            armed,
             clocks: Clocks {
                 idle_ns: nanoseconds(self.limits.idle),
                 late_ns: nanoseconds(self.limits.late),
@@ -276,6 +281,8 @@ pub struct Engine<E> {
     scratch: LeafScratch,
     /// Per plan: satisfied steps and the until filter, valid while the plan is in `touched`.
     woken: Vec<(u64, bool)>,
+    /// Per plan: steps of which an event would find something to act on. Those that have lost it meanwhile may still be in.
+    armed: Vec<u64>,
     touched: Vec<u32>,
     /// Plans with trailing missing steps: their matches may be due at any event.
     waiting: Vec<usize>,
@@ -301,11 +308,11 @@ enum FormState<E> {
 }
 
 impl<E: Fields + Clone> RuleState<E> {
-    fn new(plan: &Plan) -> Self {
+    fn new(plan: &Plan, hasher: &KeyHasher) -> Self {
         let form = match &plan.form {
             PlanForm::Event => FormState::Event,
-            PlanForm::Sequence(sequence) => FormState::Sequence(sequence.state()),
-            PlanForm::Sample(_) => FormState::Sample(SampleState::default()),
+            PlanForm::Sequence(sequence) => FormState::Sequence(sequence.state(hasher)),
+            PlanForm::Sample(_) => FormState::Sample(SampleState::new(hasher.clone())),
         };
         Self {
             form,
@@ -314,21 +321,22 @@ impl<E: Fields + Clone> RuleState<E> {
     }
 }
 
-/// Whether anything waits for a consumer's event: a later step of a sequence without partial matches has nothing to do.
-fn armed<E>(plans: &[Plan], states: &[RuleState<E>], consumer: Consumer) -> bool {
-    let (plan, step) = match consumer {
-        Consumer::Mark(_) => return true,
-        Consumer::Step { plan, step, .. } => (plan as usize, Some(step)),
-        Consumer::Until { plan } => (plan as usize, None),
-    };
-    match (
-        plans.get(plan).map(|p| &p.form),
-        states.get(plan).map(|s| &s.form),
-    ) {
-        (Some(PlanForm::Sequence(sequence)), Some(FormState::Sequence(state))) => {
-            sequence.armed(state, step)
-        }
-        _ => true,
+/// Steps (bit per step of the query) of which an event would find something to act on: a later step of a sequence without
+/// partial matches has nothing to do.
+fn armed<E>((plan, state): (&Plan, &RuleState<E>)) -> u64 {
+    match (&plan.form, &state.form) {
+        (PlanForm::Sequence(sequence), FormState::Sequence(state)) => sequence.armed(state),
+        _ => u64::MAX,
+    }
+}
+
+/// Brings what [`armed`] says of a sequence up to date, if it has changed.
+#[inline]
+fn refresh<E>(armed: &mut [u64], plan: usize, sequence: &Sequence, state: &mut State<E>) {
+    if (state.store.take_stirred() || sequence.trailing)
+        && let Some(armed) = armed.get_mut(plan)
+    {
+        *armed = sequence.armed(state);
     }
 }
 
@@ -358,6 +366,7 @@ impl<E: Fields + Clone> Engine<E> {
             }
         }
         self.scratch.next_event();
+        let mut keys = EventKeys::new(event);
         let marks = match &self.lineage {
             Some(fields) => self.processes.enter(fields, event, self.limits.processes),
             None => Marks::default(),
@@ -365,7 +374,7 @@ impl<E: Fields + Clone> Engine<E> {
         let earned = self.wake(event, marks);
         for i in 0..self.touched.len() {
             let plan = self.touched.get(i).map_or(0, |p| *p as usize);
-            self.act(plan, event, ordinal, marks, matches);
+            self.act(plan, event, &mut keys, (ordinal, marks), matches);
         }
         self.touched.clear();
         if let Some(fields) = &self.lineage {
@@ -377,9 +386,16 @@ impl<E: Fields + Clone> Engine<E> {
     /// Evaluates the filters and notes who they wake. Returns the marks the event earns its process.
     fn wake(&mut self, event: &E, marks: Marks) -> u128 {
         let mut earned = 0u128;
-        let (plans, states) = (&self.plans, &self.states);
         let (woken, touched) = (&mut self.woken, &mut self.touched);
-        let armed = |consumer| armed(plans, states, consumer);
+        let armed = &self.armed;
+        // An until event also closes what it has itself just started.
+        let armed = |consumer| match consumer {
+            Consumer::Mark(_) | Consumer::Until { .. } => true,
+            Consumer::Step { plan, step, .. } => {
+                let steps = armed.get(plan as usize).copied().unwrap_or(u64::MAX);
+                steps >> step & 1 == 1
+            }
+        };
         let wake = |consumer| {
             let (plan, step, until) = match consumer {
                 Consumer::Step { plan, step, .. } => (plan, 1u64 << step, false),
@@ -408,8 +424,8 @@ impl<E: Fields + Clone> Engine<E> {
         &mut self,
         at: usize,
         event: &E,
-        ordinal: Ordinal,
-        marks: Marks,
+        keys: &mut EventKeys<'_, E>,
+        (ordinal, marks): (Ordinal, Marks),
         matches: &mut Vec<Match<E>>,
     ) {
         let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
@@ -443,12 +459,15 @@ impl<E: Fields + Clone> Engine<E> {
                     turn.counters,
                     &mut self.found,
                 );
-                sequence.process(inner, &mut turn, mask, until, &mut self.found);
+                let steps = (mask, until);
+                sequence.process(inner, &mut turn, keys, steps, &mut self.found);
+                refresh(&mut self.armed, at, sequence, inner);
             }
             (PlanForm::Sample(sample), FormState::Sample(inner)) => {
                 // As for sequences, so that what a late event finds does not hang on when the rule was last swept.
                 sample.expire(inner, self.now_ns, self.window_ns, turn.counters);
-                sample.process(inner, &mut turn, mask, self.window_ns, &mut self.found);
+                let window_ns = self.window_ns;
+                sample.process(inner, &mut turn, mask, keys, window_ns, &mut self.found);
             }
             _ => {
                 turn.counters.matches += 1;
@@ -556,6 +575,7 @@ impl<E: Fields + Clone> Engine<E> {
         match (&plan.form, &mut state.form) {
             (PlanForm::Sequence(sequence), FormState::Sequence(inner)) => {
                 sequence.expire(inner, self.now_ns, &self.clocks, counters, &mut self.found);
+                refresh(&mut self.armed, at, sequence, inner);
             }
             (PlanForm::Sample(sample), FormState::Sample(inner)) => {
                 sample.expire(inner, self.now_ns, self.window_ns, counters);

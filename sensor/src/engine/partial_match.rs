@@ -16,6 +16,9 @@ use super::key::{self, StoredKeys};
 /// Index that names nothing.
 pub(super) const NONE: u32 = u32::MAX;
 
+/// Seeds of the hashes of keys, the same for all rules of an engine.
+pub(super) type KeyHasher = hashbrown::DefaultHashBuilder;
+
 /// Place of an event in the order of the stream: its time, then its arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ordinal {
@@ -76,7 +79,7 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub(super) struct Store<E> {
     table: HashTable<u32>,
-    pub(super) hasher: hashbrown::DefaultHashBuilder,
+    pub(super) hasher: KeyHasher,
     entries: Vec<Option<Entry>>,
     free_entries: Vec<u32>,
     partials: Vec<Option<Partial<E>>>,
@@ -86,16 +89,18 @@ pub(super) struct Store<E> {
     live: usize,
     /// Partials per position.
     waiting: Vec<usize>,
+    /// A position got its first partial or lost its last since somebody asked.
+    stirred: bool,
     /// The entry made last: keys in a row often agree in a part (a host), which is then shared instead of copied.
     newest_entry: u32,
 }
 
 impl<E> Store<E> {
     /// A store for partials that wait at `positions` places of a sequence.
-    pub(super) fn new(positions: usize) -> Self {
+    pub(super) fn new(positions: usize, hasher: KeyHasher) -> Self {
         Self {
             table: HashTable::new(),
-            hasher: hashbrown::DefaultHashBuilder::default(),
+            hasher,
             entries: Vec::new(),
             free_entries: Vec::new(),
             partials: Vec::new(),
@@ -104,6 +109,7 @@ impl<E> Store<E> {
             newest: NONE,
             live: 0,
             waiting: vec![0; positions],
+            stirred: false,
             newest_entry: NONE,
         }
     }
@@ -211,6 +217,11 @@ impl<E> Store<E> {
         self.waiting.iter().skip(first).take(count).any(|n| *n > 0)
     }
 
+    /// Whether what [`waits`](Self::waits) says of some position has changed since this was last asked.
+    pub(super) fn take_stirred(&mut self) -> bool {
+        std::mem::take(&mut self.stirred)
+    }
+
     /// Places a partial can wait at.
     pub(super) fn positions(&self) -> usize {
         self.waiting.len()
@@ -248,6 +259,17 @@ impl<E> Store<E> {
         let id = self.insert_unplaced(entry, new);
         self.push(id, position);
         id
+    }
+
+    /// Lets a partial that has no timer begin anew where it waits, youngest of all.
+    pub(super) fn renew(&mut self, id: u32, new: NewPartial<E>) {
+        if let Some(partial) = self.get_mut(id) {
+            partial.tail = new.tail;
+            partial.first_ns = new.first_ns;
+            partial.last = new.last;
+            partial.lead_ns = new.lead_ns;
+        }
+        self.touch(id);
     }
 
     /// Adds a partial that waits nowhere yet, youngest of all.
@@ -294,6 +316,7 @@ impl<E> Store<E> {
         let below = std::mem::replace(head, id);
         if let Some(waiting) = self.waiting.get_mut(position) {
             *waiting += 1;
+            self.stirred |= *waiting == 1;
         }
         if let Some(partial) = self.get_mut(id) {
             partial.below = below;
@@ -330,6 +353,7 @@ impl<E> Store<E> {
         }
         if let Some(waiting) = self.waiting.get_mut(position as usize) {
             *waiting -= 1;
+            self.stirred |= *waiting == 0;
         }
         if let Some(partial) = self.get_mut(id) {
             partial.below = NONE;

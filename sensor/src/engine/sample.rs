@@ -10,8 +10,8 @@ use hashbrown::HashTable;
 
 use crate::event::{Fields, OwnedValue};
 
-use super::key::{self, Key, KeyField, KeyList, keys_of};
-use super::partial_match::Ordinal;
+use super::key::{self, EventKeys, Key, KeyPlan};
+use super::partial_match::{KeyHasher, Ordinal};
 use super::turn::Turn;
 use super::{Match, RuleCounters};
 
@@ -20,14 +20,14 @@ use super::{Match, RuleCounters};
 pub(super) struct Sample {
     pub(super) rule: usize,
     /// Key list per filter.
-    pub(super) keys: Vec<Vec<KeyField>>,
+    pub(super) keys: Vec<KeyPlan>,
 }
 
 /// What a sample remembers.
 #[derive(Debug)]
 pub(super) struct SampleState<E> {
     table: HashTable<u32>,
-    hasher: hashbrown::DefaultHashBuilder,
+    hasher: KeyHasher,
     pub(super) groups: Vec<Option<Group<E>>>,
     free: Vec<u32>,
     /// Keys in the order they were last seen; stale where the group's `seen` differs.
@@ -47,11 +47,11 @@ pub(super) struct Group<E> {
     pub(super) seen: u64,
 }
 
-impl<E> Default for SampleState<E> {
-    fn default() -> Self {
+impl<E> SampleState<E> {
+    pub(super) fn new(hasher: KeyHasher) -> Self {
         Self {
             table: HashTable::new(),
-            hasher: hashbrown::DefaultHashBuilder::default(),
+            hasher,
             groups: Vec::new(),
             free: Vec::new(),
             age: VecDeque::new(),
@@ -67,6 +67,7 @@ impl Sample {
         state: &mut SampleState<E>,
         turn: &mut Turn<'_, E>,
         mask: u64,
+        keys: &mut EventKeys<'_, E>,
         window_ns: i64,
         out: &mut Vec<Match<E>>,
     ) {
@@ -77,16 +78,7 @@ impl Sample {
             .enumerate()
             .filter(|(i, _)| mask >> i & 1 == 1)
         {
-            let mut keys = KeyList::new();
-            turn.counters.truncated_keys += keys_of(
-                &mut keys,
-                list,
-                turn.fields(),
-                turn.event,
-                &state.hasher,
-                turn.limits.keys_per_event,
-            );
-            for key in &keys {
+            for key in turn.keys(keys, list, &state.hasher) {
                 let group = state.find_or_insert(key, self.keys.len());
                 state.hit(group, filter, turn.ordinal, turn.event);
                 turn.counters.opened += 1;

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crate::event::Fields;
 
 use super::condition::Program;
-use super::key::{Key, KeyField, KeyList, keys_of};
-use super::partial_match::{NewPartial, Node, Ordinal, Partial, Store};
+use super::key::{EventKeys, Key, KeyPlan};
+use super::partial_match::{KeyHasher, NewPartial, Node, Ordinal, Partial, Store};
 use super::turn::Turn;
 use super::{Match, RuleCounters};
 
@@ -25,6 +25,10 @@ pub(super) struct Sequence {
     pub(super) stages: Vec<u32>,
     pub(super) span_ns: Option<i64>,
     pub(super) until: Option<StepPlan>,
+    /// Steps (bit per step of the query) that delete, that advance, that are remembered.
+    pub(super) removing: u64,
+    pub(super) advancing: u64,
+    pub(super) noting: u64,
     pub(super) leading: bool,
     pub(super) trailing: bool,
     /// Per position: whether it keeps several partials per key, because a later step chooses among them by alias.
@@ -34,7 +38,7 @@ pub(super) struct Sequence {
 #[derive(Debug)]
 pub(super) struct StepPlan {
     pub(super) role: Role,
-    pub(super) keys: Vec<KeyField>,
+    pub(super) keys: KeyPlan,
     /// The whole condition when it refers to an alias; evaluated per partial.
     pub(super) alias: Option<Program>,
 }
@@ -67,28 +71,25 @@ pub(super) struct State<E> {
 }
 
 impl Sequence {
-    pub(super) fn state<E>(&self) -> State<E> {
+    pub(super) fn state<E>(&self, hasher: &KeyHasher) -> State<E> {
         State {
-            store: Store::new(self.stages.len()),
+            store: Store::new(self.stages.len(), hasher.clone()),
             timers: BTreeMap::new(),
             timer_serial: 0,
             leads: VecDeque::new(),
         }
     }
 
-    /// Whether an event of this step (`None`: until) would find anything to act on.
-    pub(super) fn armed<E>(&self, state: &State<E>, step: Option<u8>) -> bool {
-        // An until event also closes what it has itself just started.
-        let Some(plan) = step.and_then(|step| self.steps.get(usize::from(step))) else {
-            return true;
-        };
-        match plan.role {
-            Role::Stages { first: 0, .. } | Role::Leading => true,
+    /// The steps (bit per step of the query) of which an event would find something to act on.
+    pub(super) fn armed<E>(&self, state: &State<E>) -> u64 {
+        let armed = |plan: &StepPlan| match plan.role {
+            Role::Stages { first: 0, .. } | Role::Leading | Role::Until => true,
             Role::Stages { first, count } => state.store.waits(first - 1, count),
             Role::Inner { position } => state.store.waits(position, 1),
             Role::Trailing => !state.timers.is_empty(),
-            Role::Until => true,
-        }
+        };
+        let bits = (0u32..).zip(&self.steps).filter(|(_, plan)| armed(plan));
+        bits.fold(0, |mask, (i, _)| mask | 1 << i)
     }
 
     /// Lets an event act that satisfies the steps in `mask` (bit per step of the query) and, if `until`, the until filter.
@@ -96,56 +97,40 @@ impl Sequence {
         &self,
         state: &mut State<E>,
         turn: &mut Turn<'_, E>,
-        mask: u64,
-        until: bool,
+        keys: &mut EventKeys<'_, E>,
+        (mask, until): (u64, bool),
         out: &mut Vec<Match<E>>,
     ) {
-        let woken = |i: usize| mask >> i & 1 == 1;
-        for (i, step) in self.steps.iter().enumerate().filter(|(i, _)| woken(*i)) {
-            match step.role {
-                Role::Inner { position } => self.close(state, turn, i, position),
-                Role::Trailing => self.reject(state, turn, i),
-                Role::Stages { .. } | Role::Leading | Role::Until => {}
+        let mut left = mask & self.removing;
+        while left != 0 {
+            let i = left.trailing_zeros() as usize;
+            left &= left - 1;
+            match self.steps.get(i).map(|s| s.role) {
+                Some(Role::Inner { position }) => self.close(state, turn, keys, i, position),
+                Some(Role::Trailing) => self.reject(state, turn, keys, i),
+                _ => {}
             }
         }
-        for (i, step) in self
-            .steps
-            .iter()
-            .enumerate()
-            .rev()
-            .filter(|(i, _)| woken(*i))
-        {
-            if let Role::Stages { first, count } = step.role {
-                self.advance(state, turn, i, first, count, out);
+        // The last first.
+        let mut left = mask & self.advancing;
+        while left != 0 {
+            let i = 63 - left.leading_zeros();
+            left &= !(1 << i);
+            let i = i as usize;
+            if let Some(Role::Stages { first, count }) = self.steps.get(i).map(|s| s.role) {
+                self.advance(state, turn, keys, i, (first, count), out);
             }
         }
-        for (i, step) in self.steps.iter().enumerate().filter(|(i, _)| woken(*i)) {
-            if step.role == Role::Leading {
-                self.note_lead(state, turn, i);
-            }
+        let mut left = mask & self.noting;
+        while left != 0 {
+            let i = left.trailing_zeros() as usize;
+            left &= left - 1;
+            self.note_lead(state, turn, keys, i);
         }
         if until && let Some(until) = &self.until {
-            self.close_all(state, turn, until);
+            self.close_all(state, turn, keys, until);
         }
         turn.counters.partials = state.store.len() as u64;
-    }
-
-    fn keys<'e, E: Fields>(
-        &self,
-        list: &[KeyField],
-        state: &State<E>,
-        turn: &mut Turn<'e, E>,
-    ) -> KeyList<'e> {
-        let mut keys = KeyList::new();
-        turn.counters.truncated_keys += keys_of(
-            &mut keys,
-            list,
-            turn.fields(),
-            turn.event,
-            &state.store.hasher,
-            turn.limits.keys_per_event,
-        );
-        keys
     }
 
     /// The stages of one step, last first.
@@ -153,9 +138,9 @@ impl Sequence {
         &self,
         state: &mut State<E>,
         turn: &mut Turn<'_, E>,
+        keys: &mut EventKeys<'_, E>,
         step: usize,
-        first: usize,
-        count: usize,
+        (first, count): (usize, usize),
         out: &mut Vec<Match<E>>,
     ) {
         let Some(plan) = self.steps.get(step) else {
@@ -165,11 +150,11 @@ impl Sequence {
         if first > 0 && !state.store.waits(first - 1, count) {
             return;
         }
-        let keys = self.keys(&plan.keys, state, turn);
+        let keys = turn.keys(keys, &plan.keys, &state.store.hasher);
         // One node starts the partials of all keys.
         let mut root = None;
         for stage in (first..first + count).rev() {
-            for key in &keys {
+            for key in keys {
                 if stage == 0 {
                     let root = root.get_or_insert_with(|| self.root(turn.event));
                     self.open(state, turn, key, root.clone(), out);
@@ -246,6 +231,13 @@ impl Sequence {
             lead_ns: lead.map(|l| l.time_ns),
         };
         if self.stages.len() > 1 {
+            if !self.several.first().copied().unwrap_or(false)
+                && let Some(head) = state.store.head(entry, 0)
+            {
+                state.store.renew(head, new);
+                turn.counters.replaced += 1;
+                return;
+            }
             // Held meanwhile: the partial that makes room may be all that keeps the entry.
             state.store.hold(entry);
             self.make_room(state, turn, entry, 0);
@@ -406,6 +398,7 @@ impl Sequence {
         &self,
         state: &mut State<E>,
         turn: &mut Turn<'_, E>,
+        keys: &mut EventKeys<'_, E>,
         step: usize,
         position: usize,
     ) {
@@ -415,7 +408,7 @@ impl Sequence {
         if state.store.len() == 0 {
             return;
         }
-        for key in self.keys(&plan.keys, state, turn) {
+        for key in turn.keys(keys, &plan.keys, &state.store.hasher) {
             if let Some(entry) = state.store.find(key.hash, &key.tuple) {
                 self.delete_at(state, turn, plan, entry, position);
             }
@@ -450,7 +443,13 @@ impl Sequence {
     }
 
     /// A trailing missing event: matches that wait for their time are rejected if it came within.
-    fn reject<E: Fields + Clone>(&self, state: &mut State<E>, turn: &mut Turn<'_, E>, step: usize) {
+    fn reject<E: Fields + Clone>(
+        &self,
+        state: &mut State<E>,
+        turn: &mut Turn<'_, E>,
+        keys: &mut EventKeys<'_, E>,
+        step: usize,
+    ) {
         let Some(plan) = self.steps.get(step) else {
             return;
         };
@@ -458,7 +457,7 @@ impl Sequence {
             return;
         }
         let last = self.stages.len() - 1;
-        for key in self.keys(&plan.keys, state, turn) {
+        for key in turn.keys(keys, &plan.keys, &state.store.hasher) {
             let mut next = state
                 .store
                 .find(key.hash, &key.tuple)
@@ -486,11 +485,17 @@ impl Sequence {
     }
 
     /// A leading missing event is remembered for `maxspan`.
-    fn note_lead<E: Fields>(&self, state: &mut State<E>, turn: &mut Turn<'_, E>, step: usize) {
+    fn note_lead<E: Fields>(
+        &self,
+        state: &mut State<E>,
+        turn: &mut Turn<'_, E>,
+        keys: &mut EventKeys<'_, E>,
+        step: usize,
+    ) {
         let Some(plan) = self.steps.get(step) else {
             return;
         };
-        for key in self.keys(&plan.keys, state, turn) {
+        for key in turn.keys(keys, &plan.keys, &state.store.hasher) {
             let id = state.store.find_or_insert(key.hash, &key.tuple);
             let Some(entry) = state.store.entry_mut(id) else {
                 continue;
@@ -519,12 +524,13 @@ impl Sequence {
         &self,
         state: &mut State<E>,
         turn: &mut Turn<'_, E>,
+        keys: &mut EventKeys<'_, E>,
         until: &StepPlan,
     ) {
         if state.store.len() == 0 {
             return;
         }
-        for key in self.keys(&until.keys, state, turn) {
+        for key in turn.keys(keys, &until.keys, &state.store.hasher) {
             let Some(entry) = state.store.find(key.hash, &key.tuple) else {
                 continue;
             };

@@ -249,6 +249,9 @@ impl<E: Fields + Clone> Engine<E> {
             if let Some(counters) = self.counters.get_mut(plan.rule) {
                 counters.partials = state.form.held() as u64;
             }
+            if let Some(armed) = self.armed.get_mut(at) {
+                *armed = super::armed((plan, state));
+            }
         }
         self.restore_processes(snapshot.processes);
         self.keep_budget();

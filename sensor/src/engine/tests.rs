@@ -128,7 +128,7 @@ fn step(filter: Filter, keys: &[&str]) -> Step {
 }
 
 fn sequence(steps: Vec<Step>, span_ms: u64) -> Query {
-    let sequence = Sequence {
+    let sequence = crate::eql::query::Sequence {
         steps,
         maxspan: Some(Duration::from_millis(span_ms)),
         until: None,

@@ -8,10 +8,10 @@ use crate::event::Fields;
 
 use super::condition::{Program, Test};
 use super::expression::{Context, Expression};
-use super::field::FieldRef;
+use super::key::{EventKeys, Key, KeyPlan};
 use super::leaf::{LeafScratch, Leaves};
 use super::lineage::Marks;
-use super::partial_match::{Node, Ordinal};
+use super::partial_match::{KeyHasher, Node, Ordinal};
 use super::{Limits, RuleCounters};
 
 /// The event at hand and what can be asked about it.
@@ -27,8 +27,21 @@ pub(super) struct Turn<'e, E> {
 }
 
 impl<'e, E: Fields> Turn<'e, E> {
-    pub(super) fn fields(&self) -> &'e [FieldRef] {
-        &self.leaves.fields
+    /// The event's keys under a list; what is left out is counted.
+    pub(super) fn keys<'c, 'v, V: Fields>(
+        &mut self,
+        keys: &'c mut EventKeys<'v, V>,
+        plan: &KeyPlan,
+        hasher: &KeyHasher,
+    ) -> &'c [Key<'v>] {
+        let (keys, left_out) = keys.of(
+            plan,
+            &self.leaves.fields,
+            hasher,
+            self.limits.keys_per_event,
+        );
+        self.counters.truncated_keys += left_out;
+        keys
     }
 
     /// Whether a condition that refers to aliases holds for the event after the given partial match.
