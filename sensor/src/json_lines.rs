@@ -4,6 +4,7 @@
 //! the line itself. What nobody reads is checked and skipped, not built. A broken line is an error with its line and
 //! column; nothing here panics or keeps state between lines.
 
+mod present;
 mod scan;
 mod time;
 
@@ -11,10 +12,11 @@ use std::io::{self, BufRead};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
+use crate::event::{
+    ELEMENTS, Evidence, FieldId, FieldTable, FieldType, Fields, OwnedValue, PLACES, Value, Values,
+};
 
-use crate::event::{Evidence, FieldId, FieldTable, FieldType, Fields, OwnedValue, Value, Values};
-
+use present::Present;
 use scan::{Scan, ScanError, Str};
 
 /// Longest line, in bytes.
@@ -36,45 +38,6 @@ pub struct FlatEvent {
     pieces: Box<[(u32, u32)]>,
     /// Values of fields with several of mixed kinds, and addresses.
     list: Box<[OwnedValue]>,
-}
-
-/// Which columns an event has: rules together name far more fields than any one event carries.
-#[derive(Debug)]
-struct Present {
-    words: SmallVec<[u64; 3]>,
-}
-
-impl Present {
-    fn new(columns: usize) -> Self {
-        Self {
-            words: smallvec::smallvec![0; columns.div_ceil(64)],
-        }
-    }
-
-    fn insert(&mut self, column: u16) {
-        if let Some(word) = self.words.get_mut(usize::from(column) / 64) {
-            *word |= 1 << (column % 64);
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.words.iter().map(|w| w.count_ones() as usize).sum()
-    }
-
-    /// Position of a column's slot, if it has one.
-    #[inline]
-    fn rank(&self, column: u16) -> Option<usize> {
-        let at = usize::from(column) / 64;
-        let bit = 1u64 << (column % 64);
-        let word = self.words.get(at).filter(|w| **w & bit != 0)?;
-        let before = self
-            .words
-            .iter()
-            .take(at)
-            .map(|w| w.count_ones())
-            .sum::<u32>();
-        Some((before + (word & (bit - 1)).count_ones()) as usize)
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -191,6 +154,10 @@ pub struct Reader {
     columns: Arc<[u16]>,
     kinds: Vec<Kind>,
     timestamp: String,
+    /// Nodes whose elements are numbered.
+    numbered: Vec<usize>,
+    /// The element at hand, while what is read are the places of values and not the values.
+    place: Option<i64>,
     scratch: Scratch,
 }
 
@@ -204,8 +171,11 @@ struct Node {
     tiebreaker: bool,
     /// Where the last look-up stopped: documents of one product keep their order.
     hint: u32,
-    /// Something is wanted here or below.
+    /// Some element is wanted by its position.
     has_positions: bool,
+    /// Elements are told apart by number, and how many there were in this line.
+    has_elements: bool,
+    elements: i64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -268,6 +238,8 @@ impl Reader {
             columns: Arc::from([]),
             kinds: Vec::new(),
             timestamp: options.timestamp.clone(),
+            numbered: Vec::new(),
+            place: None,
             scratch: Scratch::default(),
         };
         for field in wanted {
@@ -330,8 +302,13 @@ impl Reader {
             };
             at = self.child_or_insert(at, name.as_bytes());
             for position in positions.split_inclusive(']') {
+                let by_number = position == ELEMENTS || position == PLACES;
                 if let Some(node) = self.nodes.get_mut(at) {
-                    node.has_positions = true;
+                    node.has_positions |= !by_number;
+                    if by_number && !node.has_elements {
+                        node.has_elements = true;
+                        self.numbered.push(at);
+                    }
                 }
                 at = self.child_or_insert(at, position.as_bytes());
             }
@@ -394,6 +371,12 @@ impl Reader {
             ));
         }
         self.scratch.clear(line.len());
+        self.place = None;
+        for at in &self.numbered {
+            if let Some(node) = self.nodes.get_mut(*at) {
+                node.elements = 0;
+            }
+        }
         let mut scan = Scan::new(line);
         self.document(&mut scan).map_err(|e| {
             let found = text.get(e.at..).and_then(|rest| rest.chars().next());
@@ -434,6 +417,9 @@ impl Reader {
         rank: usize,
         depth: usize,
     ) -> Result<bool, ScanError> {
+        if self.nodes.get(at).is_some_and(|n| n.has_elements) {
+            self.number_element(scan, at, rank, depth)?;
+        }
         match scan.peek() {
             b'{' => {
                 let present = self.object(scan, at, rank, depth)?;
@@ -468,6 +454,38 @@ impl Reader {
                 Ok(true)
             }
         }
+    }
+
+    /// Notes the element that comes, and which of the values below are its.
+    fn number_element(
+        &mut self,
+        scan: &mut Scan<'_>,
+        at: usize,
+        rank: usize,
+        depth: usize,
+    ) -> Result<(), ScanError> {
+        // Arrays in arrays are opened, null is no element.
+        if matches!(scan.peek(), b'[' | b'n') {
+            return Ok(());
+        }
+        let Some(node) = self.nodes.get_mut(at) else {
+            return Ok(());
+        };
+        let number = node.elements;
+        node.elements += 1;
+        if let Some(child) = self.child(at, ELEMENTS.as_bytes()) {
+            self.push(child, rank, Slot::Int(number));
+        }
+        if self.place.is_none()
+            && let Some(child) = self.child(at, PLACES.as_bytes())
+        {
+            let start = scan.at;
+            self.place = Some(number);
+            self.value(scan, child, rank, depth)?;
+            self.place = None;
+            scan.at = start;
+        }
+        Ok(())
     }
 
     fn object(
@@ -565,6 +583,10 @@ impl Reader {
         rank: usize,
         string: Str,
     ) -> Result<(), ScanError> {
+        if self.place.is_some() {
+            self.push(at, rank, Slot::Int(0));
+            return Ok(());
+        }
         let Some(node) = self.nodes.get(at) else {
             return Ok(());
         };
@@ -636,6 +658,10 @@ impl Reader {
         let Some(node) = self.nodes.get(at) else {
             return;
         };
+        let slot = match (self.place, slot) {
+            (Some(number), Slot::Int(_) | Slot::Float(_) | Slot::Bool(_)) => Slot::Int(number),
+            _ => slot,
+        };
         let scratch = &mut self.scratch;
         if node.timestamp && scratch.time_ns.is_none() {
             scratch.time_ns = match slot {
@@ -678,7 +704,7 @@ impl Reader {
                 column.note(found);
             }
         }
-        let mut slots = vec![Slot::Missing; present.len()];
+        let mut slots = vec![Slot::Missing; present.count()];
         for found in &scratch.found {
             let (Some(column), Some(slot)) = (
                 scratch.per_column.get_mut(usize::from(found.column)),

@@ -10,7 +10,7 @@ use crate::eql::cidr::Cidr;
 use crate::eql::query::{self, ArraySource, Comparison, Expr, FieldType, Function, Literal};
 use crate::eql::scalar::{self, Scalar};
 use crate::eql::{functions, pattern};
-use crate::event::{Fields, Value, Values};
+use crate::event::{ELEMENTS, Fields, PLACES, Value, Values};
 
 use super::CompileError;
 use super::field::{FieldRef, Paths, SlotId};
@@ -73,12 +73,18 @@ enum Node {
         count: bool,
         base: SlotId,
         step: Option<usize>,
+        /// Numbers of the elements, where the reader of the event tells them apart.
+        elements: SlotId,
+        /// For the array of an element: the depth of its walk, and the number of the element each of these stands in.
+        inside: Option<(usize, SlotId)>,
         parts: Vec<SlotId>,
         condition: Box<Node>,
     },
     Element {
         depth: usize,
         slot: SlotId,
+        /// Numbers of the elements that the values of `slot` stand in.
+        places: SlotId,
         step: Option<usize>,
     },
 }
@@ -106,7 +112,16 @@ impl<'e, E: Fields> Context<'e, E> {
 
 struct Frame<'a> {
     chosen: SmallVec<[Option<Value<'a>>; 4]>,
-    elements: SmallVec<[usize; 2]>,
+    elements: SmallVec<[Element; 2]>,
+}
+
+/// The element an array function looks at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Element {
+    /// By its number: values say which element they stand in.
+    Numbered(i64),
+    /// By its position among the values, for events whose fields hold plain values only.
+    At(usize),
 }
 
 impl Expression {
@@ -250,13 +265,23 @@ impl Expression {
             Node::Or(parts) => self.kleene(parts, true, context, frame),
             Node::Not(value) => truth(scalar::not(&self.evaluate(value, context, frame))),
             Node::Array { .. } => self.array(node, context, frame),
-            Node::Element { depth, slot, step } => match frame.elements.get(*depth) {
-                Some(i) => context
-                    .values(*slot, *step)
-                    .get(*i)
-                    .map_or(Scalar::Null, scalar_of),
-                None => Scalar::Null,
-            },
+            Node::Element {
+                depth,
+                slot,
+                places,
+                step,
+            } => {
+                let at = match frame.elements.get(*depth) {
+                    Some(Element::At(i)) => Some(*i),
+                    Some(Element::Numbered(n)) => {
+                        let mut places = context.values(*places, *step).iter();
+                        places.position(|place| place == Value::Int(*n))
+                    }
+                    None => None,
+                };
+                at.and_then(|i| context.values(*slot, *step).get(i))
+                    .map_or(Scalar::Null, scalar_of)
+            }
         }
     }
 
@@ -310,21 +335,39 @@ impl Expression {
             count,
             base,
             step,
+            elements,
+            inside,
             parts,
             condition,
         } = node
         else {
             return Scalar::Null;
         };
-        let length = parts
-            .iter()
-            .chain([base])
-            .map(|slot| context.values(*slot, *step).len())
-            .max()
-            .unwrap_or(0);
+        let within = inside.and_then(|(depth, owners)| {
+            let owners = context.values(owners, *step);
+            frame.elements.get(depth).map(|outer| (*outer, owners))
+        });
+        let numbers = context.values(*elements, *step);
+        let numbered = !numbers.is_empty() || matches!(within, Some((Element::Numbered(_), _)));
+        let length = if numbered {
+            numbers.len()
+        } else {
+            let slots = parts.iter().chain([base]);
+            let lengths = slots.map(|slot| context.values(*slot, *step).len());
+            lengths.max().unwrap_or(0)
+        };
         let mut found = 0i64;
         for i in 0..length {
-            frame.elements.push(i);
+            let element = match (numbers.get(i), within) {
+                (Some(_), Some((Element::Numbered(outer), owners)))
+                    if owners.get(i) != Some(Value::Int(outer)) =>
+                {
+                    continue;
+                }
+                (Some(Value::Int(n)), _) => Element::Numbered(n),
+                _ => Element::At(i),
+            };
+            frame.elements.push(element);
             let holds = self.evaluate(condition, context, frame) == Scalar::Bool(true);
             frame.elements.pop();
             found += i64::from(holds);
@@ -462,12 +505,19 @@ impl Compiler<'_> {
         source: &ArraySource,
         condition: &Expr,
     ) -> Result<Node, CompileError> {
-        let (path, step) = match source {
-            ArraySource::Field(field) => (field.path.to_string(), field.step),
-            // Arrays inside elements are stored flattened, so the inner walk visits those of all elements.
-            ArraySource::Variable(variable) => self.below(variable),
+        let (path, step, inside) = match source {
+            ArraySource::Field(field) => (field.path.to_string(), field.step, None),
+            // Arrays inside elements are stored flattened: the walk is over those of all elements, and passes over the others'.
+            ArraySource::Variable(variable) => {
+                let (path, step) = self.below(variable);
+                let owners = self.places(variable) + ELEMENTS;
+                let owners = self.paths.intern(&owners);
+                let inside = self.depth(variable).map(|depth| (depth, owners));
+                (path, step, inside)
+            }
         };
         let base = self.paths.intern(&path);
+        let elements = self.paths.intern(&format!("{path}{ELEMENTS}"));
         self.arrays.push(ArrayFrame {
             path,
             step,
@@ -479,6 +529,8 @@ impl Compiler<'_> {
             count,
             base,
             step,
+            elements,
+            inside,
             parts,
             condition: condition?,
         })
@@ -498,8 +550,18 @@ impl Compiler<'_> {
         }
     }
 
+    /// The path that tells which elements the values below a variable stand in.
+    fn places(&self, variable: &query::Variable) -> String {
+        match self.depth(variable).and_then(|d| self.arrays.get(d)) {
+            Some(array) if variable.path.is_empty() => format!("{}{PLACES}", array.path),
+            Some(array) => format!("{}{PLACES}.{}", array.path, variable.path),
+            None => String::new(),
+        }
+    }
+
     fn variable(&mut self, variable: &query::Variable) -> Node {
         let (path, step) = self.below(variable);
+        let places = self.places(variable);
         let slot = self.paths.intern(&path);
         let Some(depth) = self.depth(variable) else {
             return Node::Constant(Scalar::Null);
@@ -509,7 +571,13 @@ impl Compiler<'_> {
         {
             array.parts.push(slot);
         }
-        Node::Element { depth, slot, step }
+        let places = self.paths.intern(&places);
+        Node::Element {
+            depth,
+            slot,
+            places,
+            step,
+        }
     }
 }
 

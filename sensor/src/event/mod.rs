@@ -122,6 +122,12 @@ impl<'a> Values<'a> {
     }
 }
 
+/// Behind the path of an array: the numbers of its elements, from 0, those that are null left out.
+pub const ELEMENTS: &str = "[#]";
+/// Behind the path of an array, and before the rest of a path: for every value at the whole path, the number of the element it
+/// stands in. Readers of foreign data tell; events of the sensor's own have no arrays of objects.
+pub const PLACES: &str = "[]";
+
 /// What the engine reads of an event. Implementations are cheap to share (`Arc` inside).
 pub trait Fields {
     /// Event time in nanoseconds on the clock that orders this stream (boot clock live, wall clock on replay).

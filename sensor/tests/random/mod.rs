@@ -278,7 +278,16 @@ fn leaf(rng: &mut Rng, scope: &Scope<'_>) -> String {
         33 => rng
             .pick(&["b", "x", "not b", "b == true", "x != false"])
             .to_owned(),
-        34 => match rng.below(4) {
+        34 => match rng.below(7) {
+            4 => format!(
+                "arraySearch(r, v, v.p {op} {text} and v.q {} {number})",
+                rng.pick(COMPARISONS)
+            ),
+            5 => format!(
+                "arrayCount(r, v, v.q == null or v.p == s) {op} {}",
+                rng.below(3)
+            ),
+            6 => format!("arraySearch(r, v, arraySearch(v.i, w, w {op} v.q and v.p != null))"),
             0 => format!("arrayContains({}, {text})", rng.pick(&["l", "x", "m"])),
             1 => format!("arraySearch(l, v, v {op} {text} or v == s)"),
             2 => format!("arrayCount(m, v, v {op} {number}) >= {}", rng.below(3)),
@@ -481,6 +490,24 @@ fn array(rng: &mut Rng, mut one: impl FnMut(&mut Rng) -> Json) -> Json {
     (0..count).map(|_| one(rng)).collect()
 }
 
+/// An element of an array of objects, with gaps; sometimes none.
+fn record(rng: &mut Rng) -> Json {
+    let mut fields = Map::new();
+    if rng.chance(60) {
+        fields.insert("p".into(), text(rng));
+    }
+    if rng.chance(60) {
+        fields.insert("q".into(), number(rng));
+    }
+    if rng.chance(40) {
+        fields.insert("i".into(), array(rng, number));
+    }
+    match rng.below(10) {
+        0 => Json::Null,
+        _ => fields.into(),
+    }
+}
+
 /// A random stream in order of time.
 pub(crate) fn events(rng: &mut Rng) -> Vec<Source> {
     let count = 3 + rng.below(14);
@@ -516,6 +543,9 @@ pub(crate) fn events(rng: &mut Rng) -> Vec<Source> {
             }
             if rng.chance(40) {
                 put("m", array(rng, number));
+            }
+            if rng.chance(40) {
+                put("r", array(rng, record));
             }
             if rng.chance(60) {
                 put(

@@ -158,7 +158,34 @@ pub(crate) fn number(sources: &[Source], table: &FieldTable) -> Vec<Arc<Numbered
         .collect()
 }
 
+/// What the engine asks about elements: their numbers at `a[#]`, and at `a[].b` the element of `a` each value of `a.b` is in.
+fn numbers(source: &Source, path: &str) -> Option<Vec<usize>> {
+    let (path, elements) = match path.strip_suffix("[#]") {
+        Some(path) => (path, true),
+        None => (path, false),
+    };
+    let Some((base, rest)) = path.split_once("[]") else {
+        return elements.then(|| (0..source.elements(path).len()).collect());
+    };
+    let rest: Vec<&str> = rest.split('.').skip(1).collect();
+    let mut numbers = Vec::new();
+    for (number, element) in source.elements(base).into_iter().enumerate() {
+        let mut found = Vec::new();
+        below(element, &rest, &mut found);
+        let counts = |json: &&&Json| match elements {
+            true => !json.is_null(),
+            false => scalar(json).is_some(),
+        };
+        numbers.extend(found.iter().filter(counts).map(|_| number));
+    }
+    Some(numbers)
+}
+
 fn held(source: &Source, path: &str) -> Held {
+    if let Some(numbers) = numbers(source, path) {
+        let number = |n| OwnedValue::Int(i64::try_from(n).expect("few"));
+        return Held::Values(numbers.into_iter().map(number).collect());
+    }
     let values = source.values(path);
     match values.is_empty() && source.present(path) {
         true => Held::Object,
