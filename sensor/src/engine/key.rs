@@ -33,7 +33,7 @@ pub(super) struct Key<'e> {
 }
 
 /// Most events offer one tuple.
-type KeyList<'e> = SmallVec<[Key<'e>; 2]>;
+pub(super) type KeyList<'e> = SmallVec<[Key<'e>; 2]>;
 
 /// One step's key list. Equal lists of all rules have one number.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ pub(super) type StoredKeys = SmallVec<[Option<OwnedValue>; 2]>;
 
 /// Appends the distinct key tuples of an event to `out`; none when a key that is not optional is missing. Returns how many
 /// beyond the bound were left out.
-fn keys_of<'e, E: Fields, S: BuildHasher>(
+pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
     out: &mut KeyList<'e>,
     list: &[KeyField],
     fields: &[FieldRef],
