@@ -118,6 +118,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub settings: SettingsArgs,
     #[command(flatten)]
+    pub tuning: TuningArgs,
+    #[command(flatten)]
     pub kernel: KernelArgs,
     #[command(flatten)]
     pub output: OutputArgs,
@@ -160,6 +162,9 @@ pub struct ReplayArgs {
     pub rules: RuleArgs,
     #[command(flatten)]
     pub settings: SettingsArgs,
+
+    #[command(flatten)]
+    pub tuning: TuningArgs,
 
     /// How to print alerts; auto is a readable tree on a terminal and JSON lines elsewhere
     #[arg(long, value_enum, default_value_t = Format::Auto)]
@@ -345,6 +350,20 @@ pub struct RuleArgs {
     /// settings, by default rules.d under /etc/eql-sensor, /run/eql-sensor and /usr/lib/eql-sensor
     #[arg(long = "rules", value_name = "DIR")]
     pub paths: Vec<PathBuf>,
+}
+
+/// What an administrator changes about rules.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TuningArgs {
+    /// Directory or file of exceptions; may be given several times. Without it: the directories named in the settings, by default
+    /// exceptions.d under /etc/eql-sensor and /run/eql-sensor
+    #[arg(long, value_name = "DIR")]
+    pub exceptions: Vec<PathBuf>,
+
+    /// Directory or file of overrides; may be given several times. Without it: the directories named in the settings, by default
+    /// overrides.d under /etc/eql-sensor and /run/eql-sensor
+    #[arg(long, value_name = "DIR")]
+    pub overrides: Vec<PathBuf>,
 }
 
 /// Where settings come from.

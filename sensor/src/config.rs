@@ -13,7 +13,7 @@ use clap::ValueEnum as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, Tier};
+use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, Tier, TuningArgs};
 use crate::document::{Problem, Source, Table, shown};
 
 pub use watch::{WATCHED_MAX, WatchError, watch_entry};
@@ -47,6 +47,9 @@ pub struct Config {
 pub struct Rules {
     /// Later directories give way to earlier ones, file name by file name.
     pub directories: Vec<PathBuf>,
+    /// Drop-in directories of exceptions and of overrides, of the same precedence.
+    pub exceptions: Vec<PathBuf>,
+    pub overrides: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,11 +153,16 @@ pub struct Outputs {
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules {
-            directories: ["/etc", "/run", "/usr/lib"]
+        let below = |bases: &[&str], name: &str| {
+            let places = bases
                 .iter()
-                .map(|base| Path::new(base).join("eql-sensor/rules.d"))
-                .collect(),
+                .map(|base| Path::new(base).join("eql-sensor").join(name));
+            places.collect()
+        };
+        Rules {
+            directories: below(&["/etc", "/run", "/usr/lib"], "rules.d"),
+            exceptions: below(&["/etc", "/run"], "exceptions.d"),
+            overrides: below(&["/etc", "/run"], "overrides.d"),
         }
     }
 }
@@ -276,6 +284,16 @@ impl Config {
     }
 
     /// Lets flags win.
+    pub fn apply_tuning(&mut self, flags: &TuningArgs) {
+        if !flags.exceptions.is_empty() {
+            self.rules.exceptions.clone_from(&flags.exceptions);
+        }
+        if !flags.overrides.is_empty() {
+            self.rules.overrides.clone_from(&flags.overrides);
+        }
+    }
+
+    /// Lets flags win.
     pub fn apply_rules(&mut self, flags: &RuleArgs) {
         if !flags.paths.is_empty() {
             self.rules.directories.clone_from(&flags.paths);
@@ -361,6 +379,12 @@ impl<'t> Reader<'t> {
     fn rules(&mut self, table: &mut Table<'t>, rules: &mut Rules) {
         if let Some(directories) = self.paths(table, "directories") {
             rules.directories = directories;
+        }
+        if let Some(directories) = self.paths(table, "exceptions") {
+            rules.exceptions = directories;
+        }
+        if let Some(directories) = self.paths(table, "overrides") {
+            rules.overrides = directories;
         }
     }
 

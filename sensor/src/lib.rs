@@ -25,3 +25,4 @@ pub mod output;
 pub mod pipeline;
 pub mod rule;
 pub mod self_check;
+pub mod tuning;

@@ -41,6 +41,8 @@ const ARROWS: &[(&str, &[&str])] = &[
         "output",
         &["alert", "engine", "event", "json_lines", "rule"],
     ),
+    // What hides matches: conditions over events, of rules.
+    ("tuning", &["engine", "eql", "event", "rule"]),
     ("metrics", &[]),
     ("config", &[]),
 ];

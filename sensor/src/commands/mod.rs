@@ -21,12 +21,13 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 
-use crate::cli::{Cli, Command, RuleArgs, SettingsArgs};
+use crate::cli::{Cli, Command, RuleArgs, SettingsArgs, TuningArgs};
 use crate::config::Config;
 use crate::document::{Problem, Severity, os_text};
 use crate::engine::{self, Engine};
 use crate::event::{FieldTable, Fields};
 use crate::rule::{self, Rule};
+use crate::tuning::{Gate, Tuning};
 
 /// What the process ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,30 @@ pub fn load_rules(
         )));
     }
     Ok(loaded.rules)
+}
+
+/// Overrides and exceptions of a command. What is wrong with a file is logged, and changes nothing.
+///
+/// # Errors
+/// A path of the flags is not there; exit code 78.
+pub fn load_tuning(args: &TuningArgs, config: &Config) -> Result<Tuning, Failure> {
+    for path in args.exceptions.iter().chain(&args.overrides) {
+        std::fs::metadata(path)
+            .with_context(|| format!("cannot read `{}`", path.display()))
+            .or_exit(Exit::Configuration)?;
+    }
+    let (tuning, problems) = Tuning::load(&config.rules.exceptions, &config.rules.overrides);
+    log(&problems);
+    Ok(tuning)
+}
+
+/// The gate before alerts, for rules in the engine's order.
+pub fn gate(tuning: &Tuning, rules: &[Arc<Rule>], table: &mut FieldTable) -> Gate {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now_ns = now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+    let (gate, problems) = Gate::new(tuning, rules, table, now_ns);
+    log(&problems);
+    gate
 }
 
 /// The rules in one engine. A rule that can not be compiled stays out, and is logged.

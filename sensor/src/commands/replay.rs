@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::{Exit, Failure, compile, load_config, load_rules};
+use super::{Exit, Failure, compile, gate, load_config, load_rules, load_tuning, log};
 use crate::alert;
 use crate::cli::ReplayArgs;
 use crate::engine::{Engine, Match};
@@ -20,6 +20,7 @@ use crate::loss;
 use crate::metrics::Gaps;
 use crate::output::stdout::Stdout;
 use crate::rule::Rule;
+use crate::tuning::Gate;
 
 /// Broken lines described one by one; the rest is only counted.
 const BROKEN_SHOWN_MAX: u64 = 10;
@@ -31,16 +32,23 @@ const BROKEN_SHOWN_MAX: u64 = 10;
 pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     let mut config = load_config(&args.settings)?;
     config.apply_rules(&args.rules);
-    let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
+    config.apply_tuning(&args.tuning);
+    let mut rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
+    let tuning = load_tuning(&args.tuning, &config)?;
+    log(&tuning.apply(&mut rules));
     let mut table = FieldTable::sensor();
     let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
+    let gate = gate(&tuning, &rules, &mut table);
     let alerts = alert::Builder::new(&mut table);
+    let mut shown = alerts.wanted();
+    shown.extend(gate.needed_fields());
     let options = Options::default();
     let mut replay = Replay {
         reader: Reader::new(&table, engine.needed_fields(), &options),
-        alert_reader: Reader::new(&table, &alerts.wanted(), &options),
+        alert_reader: Reader::new(&table, &shown, &options),
         rules,
         engine,
+        gate,
         alerts,
         form: Stdout::new(args.format),
         out: BufWriter::new(io::stdout()),
@@ -62,6 +70,7 @@ pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     if !replay.send()? {
         return Ok(Exit::Ok);
     }
+    replay.gate.tell();
     if replay.broken > 0 {
         tracing::error!("{} lines are no events and were passed over", replay.broken);
         return Ok(Exit::Problems);
@@ -88,6 +97,8 @@ struct Replay {
     alert_reader: Reader,
     rules: Vec<Arc<Rule>>,
     engine: Engine<Arc<FlatEvent>>,
+    /// What overrides and exceptions hide.
+    gate: Gate,
     alerts: alert::Builder,
     form: Stdout,
     out: BufWriter<io::Stdout>,
@@ -139,7 +150,12 @@ impl Replay {
             let lost = begun.map_or(0, |time_ns| self.gaps.since(time_ns));
             let reader = &mut self.alert_reader;
             let events = found.events.into_iter().map(|event| whole(reader, event));
-            let alert = self.alerts.build(rule, &found.keys, events.collect(), lost);
+            let events: Vec<Arc<dyn Evidence>> = events.collect();
+            let wall_ns = events.last().map_or(0, |last| last.time_ns());
+            if self.gate.hides(found.rule, &events, wall_ns).is_some() {
+                continue;
+            }
+            let alert = self.alerts.build(rule, &found.keys, events, lost);
             if !written(self.out.write_all(self.form.render(&alert)))? {
                 return Ok(false);
             }

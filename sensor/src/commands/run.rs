@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::{Exit, Failure, OrExit as _, compile, live, load_config, load_rules};
+use super::{
+    Exit, Failure, OrExit as _, compile, gate, live, load_config, load_rules, load_tuning, log,
+};
 use crate::alert;
 use crate::cli::RunArgs;
 use crate::engine::{Engine, Match};
@@ -18,6 +20,7 @@ use crate::kernel::Options;
 use crate::output::Outputs;
 use crate::pipeline::{self, Consumer, Pipeline, Sight, Status, Summary};
 use crate::rule::{self, Rule, Verdict};
+use crate::tuning::Gate;
 
 /// For outputs to write what is waiting, at the end.
 const OUTPUTS_MAX: Duration = Duration::from_millis(600);
@@ -35,9 +38,13 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     config.apply_kernel(&args.kernel).or_exit(Exit::Usage)?;
     config.apply_output(&args.output);
     config.apply_rules(&args.rules);
-    let rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
+    config.apply_tuning(&args.tuning);
+    let mut rules = load_rules(&args.rules, &config, args.allow_no_rules)?;
+    let tuning = load_tuning(&args.tuning, &config)?;
+    log(&tuning.apply(&mut rules));
     let mut table = FieldTable::sensor();
     let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
+    let gate = gate(&tuning, &rules, &mut table);
     let environment = rule::environment::patterns(rules.iter().map(|rule| &**rule));
     config.processes.environment.extend(environment);
     let alerts = alert::Builder::new(&mut table);
@@ -46,6 +53,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let outputs =
         Outputs::open(&to.alerts, to.format, to.queue_alerts_max).or_exit(Exit::Configuration)?;
     let mut matching = Matching::new(rules, engine, alerts, outputs);
+    matching.gate = gate;
     let runtime = live::runtime()?;
     runtime.block_on(async {
         let interest = interest(&matching.rules);
@@ -82,6 +90,8 @@ pub(super) fn interest(rules: &[Arc<Rule>]) -> Kinds {
 struct Matching {
     rules: Vec<Arc<Rule>>,
     engine: Engine<Arc<Event>>,
+    /// What overrides and exceptions hide.
+    gate: Gate,
     alerts: alert::Builder,
     outputs: Outputs,
     matches: Vec<Match<Arc<Event>>>,
@@ -98,6 +108,7 @@ impl Matching {
         Matching {
             rules,
             engine,
+            gate: Gate::default(),
             alerts,
             outputs,
             matches: Vec::new(),
@@ -146,6 +157,14 @@ impl Matching {
         let Some(rule) = self.rules.get(found.rule) else {
             return;
         };
+        let wall_ns = found.events.last().map_or(0, |last| last.wall_ns);
+        if self
+            .gate
+            .hides(found.rule, &found.events, wall_ns)
+            .is_some()
+        {
+            return;
+        }
         let lost = found
             .events
             .first()
@@ -165,17 +184,20 @@ impl Matching {
         }
         self.told = Instant::now();
         let line = format!(
-            "{}, {} events, {} lost, {} alerts",
+            "{}, {} events, {} lost, {} alerts, {} hidden",
             self.rules_in_words(),
             status.received.total(),
             status.gaps.total(),
             self.alerts.count(),
+            self.gate.hidden(),
         );
         let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
     }
 
     /// Lets the outputs write what is waiting, and says what became of it.
-    fn finish(self, summary: &Summary) {
+    fn finish(mut self, summary: &Summary) {
+        self.gate.tell();
+        let hidden = self.gate.hidden();
         let alerts = self.alerts.count();
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
             if count.dropped > 0 {
@@ -197,6 +219,7 @@ impl Matching {
             lost = summary.kernel.lost(),
             left_out = summary.kernel.unwanted(),
             alerts,
+            hidden,
             evicted,
             "ended"
         );

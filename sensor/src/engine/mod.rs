@@ -27,6 +27,7 @@ mod turn;
 mod value_cache;
 
 pub use compile::CompileError;
+pub use explain::Single;
 pub use reorder::Reorder;
 pub use snapshot::{Restored, Snapshot};
 

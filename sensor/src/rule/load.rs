@@ -121,6 +121,16 @@ pub fn load_installed(directories: &[PathBuf]) -> Loaded {
     loaded
 }
 
+/// The `*.toml` files of drop-in directories, merged by name as [`load_installed`] does; a path that is a file counts by itself.
+#[must_use]
+pub fn drop_ins(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<Problem>) {
+    let (files, directories): (Vec<PathBuf>, Vec<PathBuf>) =
+        paths.iter().cloned().partition(|path| path.is_file());
+    let (mut found, problems) = directory::merged_files(&directories);
+    found.extend(files);
+    (found, problems)
+}
+
 /// Loads one rule from text; for tests and tools.
 #[must_use]
 pub fn load_source(source: &Source) -> Loaded {

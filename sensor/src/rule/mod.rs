@@ -23,7 +23,7 @@ pub use actors::{Actors, actors};
 pub use coverage::{Judgement, Verdict};
 pub use example::{Events, Example, Expected};
 pub use interest::interest;
-pub use load::{Loaded, Skipped, load, load_installed, load_source};
+pub use load::{Loaded, Skipped, drop_ins, load, load_installed, load_source};
 
 use crate::eql;
 use crate::eql::query::{Form, Key};

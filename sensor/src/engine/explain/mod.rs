@@ -6,6 +6,7 @@
 
 mod clause;
 mod near;
+mod single;
 mod trace;
 
 use smallvec::SmallVec;
@@ -20,6 +21,7 @@ use super::{CompileError, Limits, nanoseconds};
 
 pub use clause::{Clause, Condition, Hint, Read, Tree};
 pub use near::{Near, Stop, Wrong};
+pub use single::Single;
 pub use trace::{End, Partial, Trace};
 
 use clause::{Distance, Place, Taker};

@@ -1,0 +1,174 @@
+//! What an administrator changes about rules without touching their files: overrides and exceptions.
+//!
+//! In: drop-in files. Out: rules with their overrides applied, and a [`Gate`] that says of each match whether an exception or a rate
+//! limit hides it. A file that is wrong changes nothing: of two evils, an alert too many is the smaller. What is hidden is
+//! counted, always.
+
+mod gate;
+mod read;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::document::{Problem, Severity as ProblemSeverity, Source};
+use crate::eql::pattern;
+use crate::eql::query::Query;
+use crate::rule::{self, Rule, Severity};
+
+pub use gate::{Gate, Hidden, cannot_match};
+
+/// Which rules are meant. Letters' case does not matter, `*` and `?` are wildcards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    Id(String),
+    Name(String),
+    Tag(String),
+}
+
+impl Selector {
+    #[must_use]
+    pub fn selects(&self, rule: &Rule) -> bool {
+        let fits = |wanted: &str, text: &str| pattern::like(wanted, text, true);
+        match self {
+            Selector::Id(wanted) => fits(wanted, &rule.id),
+            Selector::Name(wanted) => fits(wanted, &rule.name),
+            Selector::Tag(wanted) => rule.tags.iter().any(|tag| fits(wanted, tag)),
+        }
+    }
+}
+
+impl std::fmt::Display for Selector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, wanted) = match self {
+            Selector::Id(wanted) => ("rule_id", wanted),
+            Selector::Name(wanted) => ("rule_name", wanted),
+            Selector::Tag(wanted) => ("tag", wanted),
+        };
+        write!(f, "{what} = \"{wanted}\"")
+    }
+}
+
+/// Where something stands in its file; line and column from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub path: Arc<Path>,
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    fn problem(&self, severity: ProblemSeverity, message: String, help: Option<&str>) -> Problem {
+        Problem {
+            severity,
+            place: Some((self.line, self.column)),
+            ..Problem::of_file(&self.path, message, help)
+        }
+    }
+}
+
+/// What is different about some rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    pub selector: Selector,
+    pub enabled: Option<bool>,
+    pub severity: Option<Severity>,
+    pub risk_score: Option<u8>,
+    pub limit: Option<RateLimit>,
+    pub place: Place,
+}
+
+/// At most so many alerts of a rule within a stretch of time, which begins with the first of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub alerts: u64,
+    pub per: Duration,
+}
+
+/// Alerts that nobody needs to see.
+#[derive(Clone, Debug)]
+pub struct Exception {
+    pub selector: Selector,
+    /// Each has to hold for some event of the alert.
+    pub conditions: Vec<Query>,
+    /// Their texts.
+    pub texts: Vec<String>,
+    pub reason: String,
+    pub owner: String,
+    /// Unix time in nanoseconds from which on it does not hold any more; `None` is never.
+    pub expires_ns: Option<i64>,
+    pub place: Place,
+}
+
+/// Everything that was read.
+#[derive(Clone, Debug, Default)]
+pub struct Tuning {
+    pub overrides: Vec<Override>,
+    pub exceptions: Vec<Exception>,
+}
+
+impl Tuning {
+    /// Reads drop-in directories in order of precedence, as rules are read; a path that is a file is read as it is. Directories
+    /// that do not exist are passed over.
+    #[must_use]
+    pub fn load(exceptions: &[PathBuf], overrides: &[PathBuf]) -> (Tuning, Vec<Problem>) {
+        let mut tuning = Tuning::default();
+        let mut problems = Vec::new();
+        for (paths, what) in [
+            (overrides, read::What::Overrides),
+            (exceptions, read::What::Exceptions),
+        ] {
+            let (files, found) = rule::drop_ins(paths);
+            problems.extend(found);
+            for file in files {
+                match Source::read(&file, what.name()) {
+                    Ok(source) => problems.extend(read::read(&source, what, &mut tuning)),
+                    Err(problem) => problems.push(*problem),
+                }
+            }
+        }
+        (tuning, problems)
+    }
+
+    /// Applies overrides, in the order they were read: rules that are switched off leave, others take their severity and score. Of
+    /// two overrides of one thing the later counts.
+    pub fn apply(&self, rules: &mut Vec<Arc<Rule>>) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for change in &self.overrides {
+            if !rules.iter().any(|rule| change.selector.selects(rule)) {
+                problems.push(change.place.problem(
+                    ProblemSeverity::Warning,
+                    format!("no loaded rule has {}", change.selector),
+                    Some("the override changes nothing"),
+                ));
+            }
+        }
+        rules.retain(|rule| {
+            let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
+            of_rule.filter_map(|o| o.enabled).next_back() != Some(false)
+        });
+        for rule in rules {
+            let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
+            let severity = of_rule.clone().filter_map(|o| o.severity).next_back();
+            let risk_score = of_rule.filter_map(|o| o.risk_score).next_back();
+            let Some(rule) = Arc::get_mut(rule) else {
+                // Rules were just loaded and are not shared yet.
+                continue;
+            };
+            if let Some(severity) = severity {
+                rule.severity = severity;
+                rule.risk_score = severity.risk_score();
+            }
+            if let Some(risk_score) = risk_score {
+                rule.risk_score = risk_score;
+            }
+        }
+        problems
+    }
+
+    /// The rate limit of a rule, the last that was read.
+    fn limit_of(&self, rule: &Rule) -> Option<RateLimit> {
+        let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
+        of_rule.filter_map(|o| o.limit).next_back()
+    }
+}
