@@ -97,6 +97,10 @@ pub struct CheckArgs {
     #[arg(long, short)]
     pub verbose: bool,
 
+    /// A recording by which to count the events a rule has to look at; without it a small one of an ordinary host
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+
     /// Load the kernel programs for a moment and judge rules by the hooks that could be attached; needs root. Without it rules are
     /// judged by the hooks this kernel says it has
     #[arg(long)]

@@ -352,8 +352,7 @@ fn a_pipe_among_the_rules_does_not_hang() {
 #[test]
 fn of_two_files_with_one_id_the_later_one_wins() {
     let directory = tempfile::tempdir().unwrap();
-    let rule =
-        "[rule]\nrule_id = \"one\"\nname = \"n\"\ntype = \"eql\"\nquery = 'process where true'\n";
+    let rule = "[rule]\nrule_id = \"one\"\nname = \"n\"\ntype = \"eql\"\nquery = 'process where process.pid == 7'\n";
     for name in ["a.toml", "b.toml"] {
         std::fs::write(directory.path().join(name), rule).unwrap();
     }

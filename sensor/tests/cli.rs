@@ -107,6 +107,58 @@ fn the_shipped_rules_and_settings_are_sound() {
 }
 
 #[test]
+fn check_tells_verdicts_and_what_wakes_too_often() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, query: &str| {
+        let head = format!("[rule]\nrule_id = \"{name}\"\nname = \"n\"\ntype = \"eql\"\n");
+        let text = format!("{head}index = [\"logs-*\"]\nquery = '{query}'\n");
+        std::fs::write(directory.path().join(format!("{name}.toml")), text).unwrap();
+    };
+    write(
+        "armed",
+        "process where event.action == \"exec\" and process.name == \"x\"",
+    );
+    write(
+        "blind",
+        "process where event.action == \"exec\" and a.b == \"x\"",
+    );
+    write(
+        "degraded",
+        "process where event.action == \"exec\" and process.name == \"x\" and not a.b == \"x\"",
+    );
+    write("wakes", "process where event.type == \"start\"");
+    let path = directory.path().to_str().unwrap();
+    let text = stdout(&sensor(&["check", path]));
+    for expected in [
+        "wakes.toml:6:10: warning: the first step takes 48.8 % of all events",
+        "blind, can never fire:\n  no `a.b`: blind.toml:6\n",
+        "degraded, fires but lacks something:\n  no `a.b`: the exclusion never applies: more false alarms: degraded.toml:6\n",
+        "4 rule files: 2 armed, 1 degraded, 1 blind; 0 errors; 1 warning\n",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+    let output = sensor(&["check", "--format", "json", path]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["summary"]["degraded"], 1);
+    let blind = &report["rules"][1];
+    assert_eq!(blind["verdict"], "blind");
+    assert_eq!(blind["findings"][0]["field"], "a.b");
+    assert_eq!(blind["findings"][0]["effect"], "never-fires");
+    assert_eq!(report["problems"][0]["code"], "wakes-often");
+
+    let events = directory.path().join("events.jsonl");
+    let event = "{\"@timestamp\":1,\"event\":{\"category\":[\"file\"],\"type\":[\"creation\"]}}\n";
+    std::fs::write(&events, event).unwrap();
+    let text = stdout(&sensor(&[
+        "check",
+        path,
+        "--events",
+        events.to_str().unwrap(),
+    ]));
+    assert!(text.ends_with("1 blind; 0 errors; 0 warnings\n"), "{text}");
+}
+
+#[test]
 fn a_sensor_without_rules_does_not_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();

@@ -3,10 +3,11 @@
 //! In: paths. Out: problems on standard output, a summary, and the exit code. Never stops at the first problem.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::anyhow;
 
-use super::{Exit, Failure, live, print, unfit};
+use super::{Exit, Failure, cost, live, print, unfit};
 use crate::cli::{CheckArgs, ReportFormat};
 use crate::config::{self, Config};
 use crate::document::{Problem, Severity, Source};
@@ -34,6 +35,7 @@ pub fn check(args: &CheckArgs) -> Result<Exit, Failure> {
     } else {
         named(&args.paths, &sight, &mut report);
     }
+    count_events(args.events.as_deref(), &mut report)?;
     match args.format {
         ReportFormat::Text => print(report.text(args.verbose).as_bytes())?,
         ReportFormat::Json => print(&report.json())?,
@@ -137,6 +139,17 @@ fn take(loaded: Loaded, sight: &Sight, report: &mut Report) {
         .extend(unfit.into_iter().map(|(_, problem)| problem));
     report.problems.extend(loaded.problems);
     report.skipped.extend(loaded.skipped);
+}
+
+/// How many events of a recording each rule has to look at.
+fn count_events(events: Option<&Path>, report: &mut Report) -> Result<(), Failure> {
+    let rules: Vec<_> = report.rules.iter().map(|of| Arc::clone(&of.rule)).collect();
+    let wakes = cost::wakes(&rules, events)?;
+    for (judged, wakes) in report.rules.iter_mut().zip(wakes) {
+        judged.wakes = Some(wakes);
+        report.problems.extend(cost::too_many(&judged.rule, wakes));
+    }
+    Ok(())
 }
 
 /// What the hooks give that this kernel takes.

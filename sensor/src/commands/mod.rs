@@ -3,6 +3,7 @@
 //! In: parsed arguments. Out: an [`Exit`]. A command never calls `std::process::exit`, so everything it holds is dropped.
 
 pub mod check;
+mod cost;
 pub mod doctor;
 pub mod explain;
 mod explain_form;

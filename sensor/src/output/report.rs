@@ -335,7 +335,7 @@ fn rule_of(json: &mut Json<'_>, judged: &Judged) {
             }
             Gap::Value(path) => json.text("field", path),
             Gap::Category(name) => json.text("category", name),
-            Gap::Nothing => {}
+            Gap::Nothing | Gap::Impossible(_) => {}
         }
         json.text("effect", finding.effect.name());
         json.text("words", &finding.words(&rule.query_text));

@@ -98,6 +98,8 @@ pub enum Gap {
     Category(Box<str>),
     /// No act whatever fits the step.
     Nothing,
+    /// Whatever happens: what the clause asks for contradicts itself, in these words.
+    Impossible(Box<str>),
 }
 
 /// What comes of it.
@@ -146,8 +148,9 @@ impl fmt::Display for Gap {
         match self {
             Gap::Action(action) => write!(f, "no event `{action}`"),
             Gap::Field { path, actions, .. } => write!(f, "no `{path}` on {}", actions.join(", ")),
-            Gap::Value(path) => write!(f, "no event has the `{path}` asked for"),
+            Gap::Value(path) => write!(f, "no event has the wanted `{path}`"),
             Gap::Category(name) => write!(f, "no event of category `{name}`"),
+            Gap::Impossible(words) => f.write_str(words),
             Gap::Nothing => f.write_str("no event can match"),
         }
     }
@@ -178,7 +181,8 @@ impl Finding {
         let clause = self.clause(query);
         let clause = match &self.gap {
             Gap::Field { is_key: true, .. } => " to join by".to_owned(),
-            Gap::Field { .. } | Gap::Value(_) if !clause.is_empty() => format!(" for `{clause}`"),
+            Gap::Value(_) => format!(", `{clause}`"),
+            Gap::Field { .. } if !clause.is_empty() => format!(" for `{clause}`"),
             _ => String::new(),
         };
         format!("{}{clause}: {}", self.lack(), self.effect.words())

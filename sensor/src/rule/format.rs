@@ -9,7 +9,9 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::coverage::Finding;
 use super::example::{self, Example};
+use super::lint;
 use super::places::Places;
 use super::schema::{SensorSchema, TolerantSchema};
 use super::{Reference, Rule, Severity, Shape, Skipped, Technique, Threat};
@@ -66,6 +68,27 @@ pub(super) fn read(source: &Source) -> Outcome {
     outcome
 }
 
+/// Keys that are known and not honoured, with what comes of it. What has no meaning on a stream (`from`, `interval`,
+/// `timestamp_override`) is not among them.
+const IGNORED: &[(&str, &str)] = &[
+    ("alert_suppression", "every alert is given"),
+    ("building_block_type", "its alerts are given like any other"),
+    (
+        "enabled",
+        "the rule is matched as long as its file is there",
+    ),
+    (
+        "event_category_override",
+        "categories are compared with event.category",
+    ),
+    ("exceptions_list", "alerts they would leave out are given"),
+    ("filters", "alerts they would leave out are given"),
+    ("max_signals", "every alert is given"),
+    ("risk_score_mapping", "alerts have the rule's own score"),
+    ("rule_name_override", "alerts have the rule's own name"),
+    ("severity_mapping", "alerts have the rule's own severity"),
+];
+
 const NEEDED: &str = "a rule needs a table [rule] with rule_id, name, type and query, or with id, os_list, name and query";
 
 struct Reader<'t> {
@@ -112,6 +135,9 @@ impl<'t> Reader<'t> {
             Shape::Behavior => self.threats(&mut root),
             Shape::Own | Shape::Detection => self.threats(&mut table),
         };
+        if shape != Shape::Behavior {
+            self.ignored(&mut table);
+        }
         let examples = example::read(&mut root, &mut self.problems);
         self.rule(head, &mut table, threats, examples).map(Ok)
     }
@@ -246,10 +272,10 @@ impl<'t> Reader<'t> {
         let note = text("note");
         let version = version(table);
         let query = head.query.and_then(|(text, span)| {
-            let (query, places) = self.query(head.shape, text, span)?;
-            Some((text, query, places))
+            let (query, places, never) = self.query(head.shape, text, span)?;
+            Some((text, query, places, never))
         });
-        let ((id, id_span), (name, _), (query_text, query, places)) =
+        let ((id, id_span), (name, _), (query_text, query, places, never)) =
             (head.id?, head.name?, query?);
         let id_line = eql::diagnostic::line_column(&self.source.text, id_span.start).0;
         Some(Rule {
@@ -273,7 +299,32 @@ impl<'t> Reader<'t> {
             examples,
             id_line,
             places,
+            never,
         })
+    }
+
+    /// Notes the keys that would change which alerts there are, elsewhere.
+    fn ignored(&mut self, table: &mut Table<'t>) {
+        for (key, effect) in IGNORED {
+            let Some(value) = table.get(key) else {
+                continue;
+            };
+            if value
+                .get_ref()
+                .as_array()
+                .is_some_and(|items| items.is_empty())
+            {
+                continue;
+            }
+            let mut problem = self.source.problem(
+                value.span(),
+                format!("`rule.{key}` is ignored"),
+                Some((*effect).to_owned()),
+            );
+            problem.severity = eql::Severity::Note;
+            problem.code = Some("ignored-key");
+            self.problems.push(problem);
+        }
     }
 
     /// Compiles the query; its diagnostics come to point into the file.
@@ -282,7 +333,7 @@ impl<'t> Reader<'t> {
         shape: Shape,
         text: &str,
         span: Range<usize>,
-    ) -> Option<(eql::query::Query, Places)> {
+    ) -> Option<(eql::query::Query, Places, Vec<Finding>)> {
         let schema: &dyn Schema = match shape {
             Shape::Own => &SensorSchema,
             Shape::Detection | Shape::Behavior => &TolerantSchema,
@@ -303,7 +354,22 @@ impl<'t> Reader<'t> {
             problem.code = Some(diagnostic.kind.name());
             self.problems.push(problem);
         }
-        Some((query?, Places::new(&self.source.text, &span, text, &map)))
+        let mut never = Vec::new();
+        if let Some(query) = &query {
+            for lint in lint::lints(query, text, shape == Shape::Own) {
+                never.extend(lint.never_fires());
+                let start = map.file_offset(lint.span.start as usize);
+                let end = map.file_offset(lint.span.end as usize);
+                let mut problem = self
+                    .source
+                    .problem(start..end, lint.message, Some(lint.help));
+                problem.severity = lint.severity;
+                problem.code = Some(lint.code);
+                self.problems.push(problem);
+            }
+        }
+        let places = Places::new(&self.source.text, &span, text, &map);
+        Some((query?, places, never))
     }
 
     fn threats(&mut self, parent: &mut Table<'t>) -> Vec<Threat> {
@@ -375,6 +441,11 @@ fn foreign_tags(table: &mut Table<'_>) -> Option<String> {
         .filter_map(|(tag, _)| tag.strip_prefix("OS: "))
         .collect();
     if systems.is_empty() || systems.contains(&"Linux") {
+        return None;
+    }
+    // What the query says counts for more.
+    let query = table.string("query", &mut Vec::new());
+    if query.is_some_and(|(query, _)| query.to_ascii_lowercase().contains("\"linux\"")) {
         return None;
     }
     Some(format!("not for linux: {}", systems.join(", ")))

@@ -12,6 +12,8 @@ mod example;
 mod fold;
 mod format;
 mod interest;
+mod lint;
+mod literal;
 mod load;
 mod places;
 pub mod schema;
@@ -57,6 +59,8 @@ pub struct Rule {
     /// Line of the rule's id, from 1.
     id_line: usize,
     places: places::Places,
+    /// What keeps it from ever firing, on any kernel.
+    never: Vec<coverage::Finding>,
 }
 
 impl Rule {
@@ -78,7 +82,14 @@ impl Rule {
     /// What it lacks where these kinds of events are given, and what comes of it.
     #[must_use]
     pub fn judge(&self, given: Kinds) -> Judgement {
-        coverage::judge(&self.query, &self.query_text, given)
+        let mut found = coverage::judge(&self.query, &self.query_text, given);
+        if !self.never.is_empty() {
+            found.is_blind = true;
+            found.is_positive = false;
+            found.findings.extend(self.never.iter().cloned());
+            found.findings.sort();
+        }
+        found
     }
 
     /// Line and column in the rule's file, both from 1, of where a part of the query starts.

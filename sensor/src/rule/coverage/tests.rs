@@ -37,11 +37,11 @@ fn what_is_read_is_named() {
     );
     check(
         r#"process where event.action == "executed""#,
-        &["step 1: no event has the `event.action` asked for"],
+        &["step 1: no event has the wanted `event.action`"],
     );
     check(
         r#"process where host.os.type == "windows""#,
-        &["step 1: no event has the `host.os.type` asked for"],
+        &["step 1: no event has the wanted `host.os.type`"],
     );
     check(
         r#"sequence by host.id, a.b [process where event.action == "end"] [file where event.type == "creation"]"#,
