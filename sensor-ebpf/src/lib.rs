@@ -405,6 +405,20 @@ pub struct Ids {
     pub fsgid: u32,
 }
 
+impl Ids {
+    /// Real, effective, saved, and for file access: the order of `/proc`.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn users(&self) -> [u32; 4] {
+        [self.uid, self.euid, self.suid, self.fsuid]
+    }
+
+    /// The same of groups.
+    #[cfg(not(target_arch = "bpf"))]
+    pub fn groups(&self) -> [u32; 4] {
+        [self.gid, self.egid, self.sgid, self.fsgid]
+    }
+}
+
 /// Body of [`Kind::Credentials`]. No parts. Header and ids are those of the one thread that changed its own.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(

@@ -135,10 +135,10 @@ impl Enricher {
             gid: new.egid,
             ..*header
         };
-        if users(old) != users(new) {
+        if old.users() != new.users() {
             made(self.stamp(Kind::UidChange, &after, process.clone(), Target::Process));
         }
-        if groups(old) != groups(new) {
+        if old.groups() != new.groups() {
             made(self.stamp(Kind::GidChange, &after, process, Target::Process));
         }
     }
@@ -185,14 +185,6 @@ fn ids_of(credentials: &Credentials) -> Option<Ids> {
         fsuid,
         fsgid,
     })
-}
-
-fn users(ids: &Ids) -> [u32; 4] {
-    [ids.uid, ids.euid, ids.suid, ids.fsuid]
-}
-
-fn groups(ids: &Ids) -> [u32; 4] {
-    [ids.gid, ids.egid, ids.sgid, ids.fsgid]
 }
 
 #[cfg(test)]

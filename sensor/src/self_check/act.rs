@@ -6,13 +6,14 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, major, memfd_create, minor};
-use rustix::process::setsid;
+use rustix::fs::{CWD, FileType, MemfdFlags, Mode, major, memfd_create, minor, mknodat};
+use rustix::process::{Gid, getegid, setsid};
+use rustix::thread::set_thread_res_gid;
 
 /// First argument of the acting process.
 pub const MARKER: &str = "self-check-act";
@@ -33,17 +34,52 @@ pub fn file_of(directory: &Path, token: &str) -> PathBuf {
     directory.join(format!(".eql-sensor-self-check-{token}"))
 }
 
-/// Every name the file may have, should the process be killed half way.
+/// Everything it may have made, should the process be killed half way; the last is a directory.
 #[must_use]
-pub fn files(file: &Path) -> [PathBuf; 2] {
-    [file.to_owned(), renamed(file)]
+pub fn made(file: &Path) -> [PathBuf; 6] {
+    [
+        file.to_owned(),
+        renamed(file),
+        linked(file),
+        symbolic(file),
+        node(file),
+        directory(file),
+    ]
 }
 
 /// The file's second name.
 #[must_use]
 pub fn renamed(file: &Path) -> PathBuf {
+    beside(file, "-renamed")
+}
+
+/// A hard link to the file.
+#[must_use]
+pub fn linked(file: &Path) -> PathBuf {
+    beside(file, "-linked")
+}
+
+/// A symbolic link whose text is the file's first name.
+#[must_use]
+pub fn symbolic(file: &Path) -> PathBuf {
+    beside(file, "-symbolic")
+}
+
+/// A named pipe.
+#[must_use]
+pub fn node(file: &Path) -> PathBuf {
+    beside(file, "-node")
+}
+
+/// An empty directory.
+#[must_use]
+pub fn directory(file: &Path) -> PathBuf {
+    beside(file, "-directory")
+}
+
+fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
-    name.push("-renamed");
+    name.push(suffix);
     name.into()
 }
 
@@ -77,15 +113,8 @@ fn report(token: &str, directory: &Path) -> io::Result<()> {
         }
         Err(error) => text.push_str(&format!("{act} ! {error}\n")),
     };
-    line("create", create(&file));
-    line(
-        "rename",
-        fs::rename(&file, renamed(&file)).map(|()| Vec::new()),
-    );
-    line(
-        "delete",
-        fs::remove_file(renamed(&file)).map(|()| Vec::new()),
-    );
+    on_files(&file, &mut line);
+    line("credentials", saved_group());
     line("memfd", memfd(token));
     line("session", setsid().map(|_| Vec::new()).map_err(Into::into));
     line("connect4", connect(Ipv4Addr::LOCALHOST.into()));
@@ -99,6 +128,40 @@ fn report(token: &str, directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Makes one thing of each sort, renames the file, and removes them all.
+fn on_files(file: &Path, line: &mut impl FnMut(&str, io::Result<Vec<u64>>)) {
+    let nothing = |()| Vec::new();
+    line("create", create(file));
+    line("link", fs::hard_link(file, linked(file)).map(nothing));
+    let new = symbolic(file);
+    line("symlink", symlink(file, &new).and_then(|()| inode(&new)));
+    let new = directory(file);
+    line("mkdir", fs::create_dir(&new).and_then(|()| inode(&new)));
+    let new = node(file);
+    line("mknod", pipe(&new).and_then(|()| inode(&new)));
+    line("rename", fs::rename(file, renamed(file)).map(nothing));
+    line("delete", fs::remove_file(renamed(file)).map(nothing));
+    for rest in [linked(file), symbolic(file), node(file)] {
+        // What could not be made is not there.
+        let _ = fs::remove_file(rest);
+    }
+    let _ = fs::remove_dir(directory(file));
+}
+
+fn pipe(path: &Path) -> io::Result<()> {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(MODE), 0)?;
+    Ok(())
+}
+
+/// Changes the saved group id, which nothing goes by, and back. The id that was there and the other one.
+fn saved_group() -> io::Result<Vec<u64>> {
+    let own = getegid();
+    let other = Gid::from_raw(own.as_raw() ^ 1);
+    set_thread_res_gid(None, None, other)?;
+    set_thread_res_gid(None, None, own)?;
+    Ok(vec![own.as_raw().into(), other.as_raw().into()])
+}
+
 /// Inode, device, mode and owner of a new file.
 fn create(path: &Path) -> io::Result<Vec<u64>> {
     let file: File = OpenOptions::new()
@@ -106,7 +169,15 @@ fn create(path: &Path) -> io::Result<Vec<u64>> {
         .create_new(true)
         .mode(MODE)
         .open(path)?;
-    let of = file.metadata()?;
+    numbers(&file.metadata()?)
+}
+
+/// The same of what is at a path, itself if it is a symbolic link.
+fn inode(path: &Path) -> io::Result<Vec<u64>> {
+    numbers(&fs::symlink_metadata(path)?)
+}
+
+fn numbers(of: &fs::Metadata) -> io::Result<Vec<u64>> {
     let device = u64::from(major(of.dev())) << 20 | u64::from(minor(of.dev()));
     let numbers = [
         of.ino(),
@@ -143,11 +214,21 @@ mod tests {
     fn acts_leave_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
         let file = file_of(directory.path(), "t");
-        let made = create(&file).unwrap();
-        assert_eq!(made.get(2), Some(&u64::from(0o100_000 | MODE)));
-        fs::rename(&file, renamed(&file)).unwrap();
-        assert_eq!(files(&file)[1], renamed(&file));
-        fs::remove_file(renamed(&file)).unwrap();
+        let mut modes = Vec::new();
+        on_files(&file, &mut |act, outcome| {
+            let mode = outcome.unwrap().get(2).map(|mode| mode & 0o170_000);
+            modes.push((act.to_owned(), mode));
+        });
+        let of = |name: &str| modes.iter().find(|(act, _)| act == name).unwrap().1;
+        assert_eq!(modes.len(), 7);
+        assert_eq!(
+            (of("create"), of("symlink")),
+            (Some(0o100_000), Some(0o120_000))
+        );
+        assert_eq!(
+            (of("mkdir"), of("mknod")),
+            (Some(0o040_000), Some(0o010_000))
+        );
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         let ports = connect(Ipv4Addr::LOCALHOST.into()).unwrap();
         assert!(ports.iter().all(|port| *port > 0), "{ports:?}");

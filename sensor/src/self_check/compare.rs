@@ -6,8 +6,12 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
-use sensor_ebpf::{ConnectBody, ExecBody, ForkBody, Header, Kind, record_flag};
+use sensor_ebpf::{
+    ConnectBody, CredentialsBody, ExecBody, FileActBody, FileBody, FileEndBody, ForkBody, Header,
+    Kind, moment, record_flag,
+};
 
 use super::act;
 use super::facts::Facts;
@@ -50,6 +54,12 @@ pub(super) fn expected(kind: Kind, facts: &Facts) -> Result<usize, String> {
         Kind::FileCreate => &["create"],
         Kind::Rename => &["rename"],
         Kind::Delete => &["delete"],
+        Kind::Link => &["link"],
+        Kind::Symlink => &["symlink"],
+        Kind::MakeDirectory => &["mkdir"],
+        Kind::MakeNode => &["mknod"],
+        Kind::Credentials => &["credentials"],
+        Kind::Ptrace => return Err("it would take a second process to be traced".to_owned()),
         Kind::Connect | Kind::Accept => &["connect4", "connect6"],
         Kind::Memfd => &["memfd"],
         Kind::Session => &["session"],
@@ -87,6 +97,8 @@ pub(super) fn compare(record: &Record<'_>, facts: &Facts) -> Vec<Mismatch> {
         }
         Body::FileCreate(file) => differences.creation(record.header, file, facts),
         Body::FileAct(act) => differences.file_act(record.header, act, facts),
+        Body::FileEnd(body) => differences.file_end(body, facts),
+        Body::Credentials(body) => differences.credentials(body, facts),
         Body::Connect(body) => differences.connect(body, facts, true),
         Body::Session(body) => {
             differences.number("tgid", body.tgid, Some(facts.pid));
@@ -261,14 +273,16 @@ impl Differences {
     }
 
     fn creation(&mut self, header: &Header, file: &File<'_>, facts: &Facts) {
-        let body = file.body;
-        if facts.file_is_plain {
-            self.number("inode", body.inode, facts.number("create", 0));
-            self.number("dev", body.dev, facts.number("create", 1));
-        }
-        self.number("mode", body.mode, facts.number("create", 2));
-        self.number("uid", body.uid, facts.number("create", 3));
-        self.number("gid", body.gid, facts.number("create", 4));
+        let FileBody {
+            inode,
+            dev,
+            mode,
+            uid,
+            gid,
+            ..
+        } = *file.body;
+        let found = [inode, dev.into(), mode.into(), uid.into(), gid.into()];
+        self.inode(found, "create", facts);
         let unsure =
             record_flag::TRUNCATED | record_flag::READ_FAULT | record_flag::PATH_UNREACHABLE;
         if header.flags & unsure == 0 {
@@ -277,28 +291,112 @@ impl Differences {
         }
     }
 
-    /// The rename of the file made, or its deletion under the new name.
-    fn file_act(&mut self, header: &Header, act: &FileAct<'_>, facts: &Facts) {
-        let body = act.body;
-        // The second choice knows no inode.
-        if body.inode != 0 {
-            if facts.file_is_plain {
-                self.number("inode", body.inode, facts.number("create", 0));
-                self.number("dev", body.dev, facts.number("create", 1));
+    /// Inode, device, mode and owner against what `stat` said of the file that an act made.
+    fn inode(&mut self, found: [u64; 5], act: &str, facts: &Facts) {
+        let names = ["inode", "dev", "mode", "uid", "gid"];
+        for (index, (name, found)) in names.into_iter().zip(found).enumerate() {
+            if index > 1 || facts.file_is_plain {
+                self.number(name, found, facts.number(act, index));
             }
-            self.number("mode", body.mode, facts.number("create", 2));
-            self.number("uid", body.uid, facts.number("create", 3));
-            self.number("gid", body.gid, facts.number("create", 4));
+        }
+    }
+
+    /// The begin of one of the acts on the file made, and on what was made beside it.
+    fn file_act(&mut self, header: &Header, act: &FileAct<'_>, facts: &Facts) {
+        let file = &facts.file;
+        let (path, made_by) = match self.kind {
+            Kind::Link => (act::linked(file), "create"),
+            Kind::Symlink => (act::symbolic(file), "symlink"),
+            Kind::MakeDirectory => (act::directory(file), "mkdir"),
+            Kind::MakeNode => (act::node(file), "mknod"),
+            Kind::Delete => deleted(file, text(act.path)),
+            _ => (act::renamed(file), "create"),
+        };
+        let FileActBody {
+            inode,
+            dev,
+            mode,
+            uid,
+            gid,
+            ..
+        } = *act.body;
+        // What is yet to be made has none, and the second choice knows none.
+        if inode != 0 {
+            let found = [inode, dev.into(), mode.into(), uid.into(), gid.into()];
+            self.inode(found, made_by, facts);
         }
         let unsure =
             record_flag::TRUNCATED | record_flag::READ_FAULT | record_flag::PATH_UNREACHABLE;
         if header.flags & unsure == 0 {
-            let path: OsString = act::renamed(&facts.file).into();
-            self.bytes("path", text(act.path), path.as_bytes());
-            if self.kind == Kind::Rename {
-                let path: OsString = facts.file.clone().into();
-                self.bytes("old path", text(act.old_path), path.as_bytes());
+            self.bytes("path", text(act.path), path.as_os_str().as_bytes());
+            if matches!(self.kind, Kind::Rename | Kind::Link | Kind::Symlink) {
+                let old = file.as_os_str().as_bytes();
+                self.bytes("old path", text(act.old_path), old);
             }
+        }
+    }
+
+    /// What came of an act. On a file system in layers the same acts come once more, and may fail there.
+    fn file_end(&mut self, body: &FileEndBody, facts: &Facts) {
+        let made_by = match crate::decode::kind_of(u16::try_from(body.kind).unwrap_or_default()) {
+            Some(Kind::Rename) => "rename",
+            Some(Kind::Delete) => "delete",
+            Some(Kind::Link) => "link",
+            Some(Kind::Symlink) => "symlink",
+            Some(Kind::MakeDirectory) => "mkdir",
+            Some(Kind::MakeNode) => "mknod",
+            _ => {
+                let expected = "that of an act".to_owned();
+                return self.add("kind", body.kind.to_string(), expected);
+            }
+        };
+        if !facts.file_is_plain || facts.not_done(made_by).is_some() {
+            return;
+        }
+        self.number("result", body.result.unsigned_abs(), Some(0_u32));
+        if body.inode != 0 {
+            let FileEndBody {
+                inode,
+                dev,
+                mode,
+                uid,
+                gid,
+                ..
+            } = *body;
+            let found = [inode, dev.into(), mode.into(), uid.into(), gid.into()];
+            self.inode(found, made_by, facts);
+        }
+    }
+
+    /// The saved group changes to another and back; at the second choice each change is told by one record before, one after.
+    fn credentials(&mut self, body: &CredentialsBody, facts: &Facts) {
+        let sides = match body.moment {
+            moment::BEFORE => [Some(&body.old), None],
+            moment::AFTER => [None, Some(&body.new)],
+            _ => [Some(&body.old), Some(&body.new)],
+        };
+        let status = &facts.process.status;
+        for ids in sides.into_iter().flatten() {
+            if let Some(expected) = status.uids {
+                self.ids(["uid", "euid", "suid", "fsuid"], ids.users(), expected);
+            }
+            if let Some([real, effective, saved, files]) = status.gids {
+                let other = facts.number("credentials", 1);
+                let is_other = other.is_some() && other == Some(ids.sgid.into());
+                let saved = if is_other { ids.sgid } else { saved };
+                let expected = [real, effective, saved, files];
+                self.ids(["gid", "egid", "sgid", "fsgid"], ids.groups(), expected);
+            }
+        }
+        if body.moment == moment::CHANGE && facts.not_done("credentials").is_none() {
+            let changed = u32::from(body.old.sgid != body.new.sgid);
+            self.number("sgid", changed, Some(1_u32));
+        }
+    }
+
+    fn ids(&mut self, names: [&'static str; 4], found: [u32; 4], expected: [u32; 4]) {
+        for (name, (found, expected)) in names.into_iter().zip(found.into_iter().zip(expected)) {
+            self.number(name, found, Some(expected));
         }
     }
 
@@ -334,6 +432,19 @@ impl Differences {
     }
 }
 
+/// Which of the names that are removed this is, and the act that made what it stood for.
+fn deleted(file: &Path, path: &[u8]) -> (PathBuf, &'static str) {
+    let others = [
+        (act::linked(file), "create"),
+        (act::symbolic(file), "symlink"),
+        (act::node(file), "mknod"),
+    ];
+    let found = others
+        .into_iter()
+        .find(|(other, _)| other.as_os_str().as_bytes() == path);
+    found.unwrap_or_else(|| (act::renamed(file), "create"))
+}
+
 fn address(start: &[u8; 4]) -> [u8; 16] {
     let mut whole = [0; 16];
     for (to, from) in whole.iter_mut().zip(start) {
@@ -354,7 +465,7 @@ fn text(bytes: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
-    use sensor_ebpf::{ExitBody, FileActBody, FileBody};
+    use sensor_ebpf::{ExitBody, Ids};
     use zerocopy::FromZeros as _;
 
     use super::*;
@@ -402,6 +513,10 @@ mod tests {
             file_is_plain: true,
             acts: [
                 ("create".to_owned(), done(&[80, 81, 0o100_600, 0, 0])),
+                ("symlink".to_owned(), done(&[90, 81, 0o120_777, 0, 0])),
+                ("mknod".to_owned(), Err("not permitted".to_owned())),
+                ("link".to_owned(), done(&[])),
+                ("credentials".to_owned(), done(&[6, 7])),
                 ("connect4".to_owned(), done(&[4000, 5000])),
                 ("connect6".to_owned(), Err("no address".to_owned())),
             ]
@@ -546,6 +661,58 @@ mod tests {
         (body.inode, body.dev, body.mode) = (81, 81, 0o100_600);
         let of = header(Kind::Delete);
         assert_eq!(fields(&of, act(&body, b"", new)), ["inode"]);
+        // Another name that is removed stands for what was made under it.
+        (body.inode, body.mode) = (90, 0o120_777);
+        let of_link = act(&body, b"", b"/run/.f-symbolic");
+        assert_eq!(fields(&of, of_link), [""; 0]);
+        let of = header(Kind::Link);
+        let linked = b"/run/.f-linked";
+        assert_eq!(
+            fields(&of, act(&body, b"/run/.f", linked)),
+            ["inode", "mode"]
+        );
+        body.inode = 0;
+        assert_eq!(fields(&of, act(&body, b"/run/.f", linked)), [""; 0]);
+        assert_eq!(fields(&of, act(&body, b"/f", linked)), ["old path"]);
+        let of = header(Kind::MakeDirectory);
+        assert_eq!(fields(&of, act(&body, b"", linked)), ["path"]);
+    }
+
+    #[test]
+    fn ends_of_acts_and_ids_are_compared() {
+        let mut body = FileEndBody::new_zeroed();
+        let of = header(Kind::FileEnd);
+        assert_eq!(fields(&of, Body::FileEnd(&body)), ["kind"]);
+        body.kind = Kind::Symlink as u32;
+        (body.inode, body.dev, body.mode) = (90, 81, 0o120_777);
+        assert_eq!(fields(&of, Body::FileEnd(&body)), [""; 0]);
+        (body.inode, body.result) = (91, -17);
+        assert_eq!(fields(&of, Body::FileEnd(&body)), ["result", "inode"]);
+        // The node could not be made.
+        body.kind = Kind::MakeNode as u32;
+        assert_eq!(fields(&of, Body::FileEnd(&body)), [""; 0]);
+
+        let ids = |sgid| Ids {
+            uid: 1,
+            gid: 4,
+            suid: 3,
+            sgid,
+            euid: 2,
+            egid: 5,
+            fsuid: 2,
+            fsgid: 5,
+        };
+        let mut body = CredentialsBody::new_zeroed();
+        let of = header(Kind::Credentials);
+        (body.old, body.new) = (ids(6), ids(7));
+        assert_eq!(fields(&of, Body::Credentials(&body)), [""; 0]);
+        body.new = ids(6);
+        assert_eq!(fields(&of, Body::Credentials(&body)), ["sgid"]);
+        (body.old, body.moment) = (ids(8), moment::BEFORE);
+        assert_eq!(fields(&of, Body::Credentials(&body)), ["sgid"]);
+        body.old = Ids::new_zeroed();
+        body.moment = moment::AFTER;
+        assert_eq!(fields(&of, Body::Credentials(&body)), [""; 0]);
     }
 
     #[test]

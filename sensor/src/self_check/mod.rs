@@ -293,8 +293,10 @@ impl Drop for Actor {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
-        for file in act::files(&self.file) {
-            let _ = std::fs::remove_file(file);
+        for made in act::made(&self.file) {
+            if std::fs::remove_file(&made).is_err() {
+                let _ = std::fs::remove_dir(made);
+            }
         }
     }
 }

@@ -25,7 +25,23 @@ fn its_acts_are_right_and_in_no_recording() {
             .find(|line| line.contains("self-check:"))
             .unwrap_or_else(|| panic!("{tier}: no self-check:\n{}", ended.log));
         println!("{tier}: {said}");
-        for kind in ["fork", "exec", "end", "creation", "connection_attempted"] {
+        let kinds = [
+            "fork",
+            "exec",
+            "end",
+            "creation",
+            "connection_attempted",
+            "rename",
+            "deletion",
+            "link",
+            "symlink",
+            "mkdir",
+            "mknod",
+            "uid_change",
+            "session_id_change",
+            "memfd_create",
+        ];
+        for kind in kinds {
             assert!(
                 said.contains(kind) && said.contains("right"),
                 "{tier}: {said}"
