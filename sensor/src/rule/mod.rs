@@ -64,16 +64,29 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Whether the query's text names a field; it may also stand in a comment or a string.
+    #[must_use]
+    pub fn names(&self, path: &str) -> bool {
+        self.query_text.contains(path)
+    }
+
     /// Kinds of events that can make a difference to the rule.
     #[must_use]
     pub fn interest(&self) -> Kinds {
         let reads = |names: &[&str]| names.iter().any(|name| self.query_text.contains(name));
         let mut kinds = interest(&self.query);
         // Known from changes alone: what other events say of them must be kept up to date.
-        if reads(&["real", "saved"]) {
+        let ids = [
+            "real",
+            "saved",
+            "capabilities",
+            "parent.user",
+            "parent.group",
+        ];
+        if reads(&ids) {
             kinds = kinds.with(Kind::UidChange).with(Kind::GidChange);
         }
-        if reads(&["leader", "interactive"]) {
+        if reads(&["leader", "interactive", "tty"]) {
             kinds = kinds.with(Kind::SessionIdChange);
         }
         kinds
@@ -189,4 +202,32 @@ pub struct Reference {
     pub id: String,
     pub name: String,
     pub url: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Source;
+
+    #[test]
+    fn what_only_changes_tell_is_asked_for() {
+        let interest = |condition: &str| {
+            let text = format!(
+                "[rule]\nrule_id = \"r\"\nname = \"R\"\ntype = \"eql\"\nquery = 'process where event.action == \"exec\" and {condition}'\n"
+            );
+            let path = Path::new("r.toml").into();
+            let loaded = load_source(&Source { path, text });
+            assert_eq!(loaded.rules.len(), 1, "{:?}", loaded.problems);
+            let kinds = loaded.rules[0].interest();
+            [Kind::Exec, Kind::UidChange, Kind::SessionIdChange].map(|kind| kinds.contains(kind))
+        };
+        let plain = interest("process.pid == 7");
+        assert_eq!(plain, [true, false, false]);
+        for field in ["process.real_user.id", "process.parent.user.id"] {
+            let ids = interest(&format!("{field} == \"0\""));
+            assert_eq!(ids, [true, true, false], "{field}");
+        }
+        let group = interest("process.group_leader.name == \"sh\"");
+        assert_eq!(group, [true, false, true]);
+    }
 }
