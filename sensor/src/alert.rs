@@ -163,6 +163,7 @@ alert_fields! {
     file_old_path = "file.Ext.original.path",
     destination_ip = "destination.ip",
     destination_port = "destination.port",
+    direction = "network.direction",
     source_ip = "source.ip",
     source_port = "source.port",
     question = "dns.question.name",
@@ -454,7 +455,8 @@ fn file_clause(view: &View<'_>, path: &str) -> String {
 fn network_clause(view: &View<'_>, known: bool) -> String {
     let ids = &view.ids;
     let accepted = view.is(ids.action, "connection_accepted");
-    let (ip, port) = if accepted {
+    // The source is the side that asked for the connection.
+    let (ip, port) = if accepted || view.is(ids.direction, "ingress") {
         (ids.source_ip, ids.source_port)
     } else {
         (ids.destination_ip, ids.destination_port)
@@ -708,6 +710,18 @@ mod tests {
             ]],
             "curl accepted 10.0.0.1",
         );
+        let closed = |direction| {
+            [
+                curl,
+                ("event.action", "disconnect_received"),
+                ("network.direction", direction),
+                ("source.ip", "10.0.0.1"),
+                ("destination.ip", "10.0.0.2"),
+            ]
+        };
+        let of = |peer: &str| format!("curl was disconnected from {peer}");
+        check(&[&closed("ingress")], &of("10.0.0.1"));
+        check(&[&closed("egress")], &of("10.0.0.2"));
         check(
             &[&[
                 curl,
