@@ -15,17 +15,22 @@ use crate::metrics::{Gap, Received};
 /// How the line of a gap begins; no event's line does.
 const PREFIX: &str = r#"{"eql_sensor":{"gap":"#;
 
-/// Records lost since the start: by record kind, or by program where nobody knows the kind, and by cause.
+/// Records lost since the start: by record kind, or by program where nobody knows the kind, and by cause. Records of the kinds that
+/// come in masses count when they were left out for want of room (`headroom`) or since their process made too many
+/// (`throttled`): what happened is missing all the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Losses(BTreeMap<(&'static str, &'static str), u64>);
 
 impl Losses {
     #[must_use]
     pub fn of(counters: &Counters, received: &Received) -> Losses {
-        let full = counters
-            .kinds
-            .iter()
-            .map(|(kind, count)| ((kind.name(), "ring_full"), count.lost_ring_full));
+        let of_kinds = counters.kinds.iter().flat_map(|(kind, count)| {
+            [
+                ((kind.name(), "ring_full"), count.lost_ring_full),
+                ((kind.name(), "headroom"), count.dropped_headroom),
+                ((kind.name(), "throttled"), count.dropped_throttled),
+            ]
+        });
         let skipped = counters
             .skipped
             .iter()
@@ -34,7 +39,7 @@ impl Losses {
             (("record", "undecodable"), received.undecodable),
             (("record", "unknown_kind"), received.unknown_kinds),
         ];
-        let all = full.chain(skipped).chain(unread);
+        let all = of_kinds.chain(skipped).chain(unread);
         Losses(all.filter(|(_, count)| *count > 0).collect())
     }
 
@@ -164,8 +169,14 @@ mod tests {
             lost_ring_full: exec,
             ..KindCounters::default()
         };
+        let left_out = KindCounters {
+            dropped_headroom: exec,
+            dropped_throttled: 2 * exec,
+            dropped_self: 9,
+            ..KindCounters::default()
+        };
         Counters {
-            kinds: vec![(Kind::Exec, lost), (Kind::Fork, KindCounters::default())],
+            kinds: vec![(Kind::Exec, lost), (Kind::Modify, left_out)],
             recursion_misses: skipped,
             skipped: vec![("file_create", skipped), ("connect_v4", 0)],
         }
@@ -178,10 +189,11 @@ mod tests {
         let before = Losses::of(&counters(1, 0), &Received::default());
         let now = Losses::of(&counters(4, 5), &received);
         let losses = now.since(&before);
-        assert_eq!((before.total(), now.total(), losses.total()), (1, 11, 10));
+        assert_eq!((before.total(), now.total(), losses.total()), (4, 23, 19));
         assert_eq!(
             losses.to_string(),
-            "exec 3 (ring full), file_create 5 (skipped), record 2 (undecodable)"
+            "exec 3 (ring full), file_create 5 (skipped), modification 3 (headroom), modification 6 (throttled), \
+             record 2 (undecodable)"
         );
         let gap = Gap {
             from_ns: 1_000_000_001,
@@ -206,7 +218,7 @@ mod tests {
         let expected = Gap {
             from_ns: gap.from_ns + shift,
             to_ns: gap.to_ns + shift,
-            lost: 10,
+            lost: 19,
         };
         assert_eq!(read(&line), Some(expected));
     }

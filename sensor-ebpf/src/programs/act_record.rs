@@ -8,7 +8,7 @@ use sensor_ebpf::{
     FileActBody, FileEndBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, record_flag,
 };
 
-use super::{pad, process::fault_flag, wanted, write_part};
+use super::{pad, process::fault_flag, was_wanted, write_part};
 use crate::{
     emit::emit,
     globals::{offset, setting},
@@ -242,7 +242,7 @@ impl Inode {
 #[inline(always)]
 pub(crate) fn send_end(faults: &mut Faults, act: Kind, token: u64, result: i32, made: u64) {
     let task = task::current();
-    if !wanted(Kind::FileEnd, task) {
+    if !was_wanted(act, task) {
         return;
     }
     let inode = if made == 0 || result != 0 {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     emit::{count, emit},
-    globals::{BUCKETS, RING, bulk_setting, offset, setting},
+    globals::{BUCKETS, RING, bulk_setting, offset},
     read::{
         Faults, clamp, helper, opaque,
         path::{self, Place, Walk},
@@ -139,8 +139,25 @@ fn is_throttled(task: u64) -> bool {
     false
 }
 
+/// What a process that ends has left out is told in time, and whoever gets its number begins anew. Returns how much that is.
 #[inline(always)]
-fn tell_throttle(task: u64, on: u32, dropped: u64) {
+pub(crate) fn on_exit() -> u64 {
+    if bulk_setting!(cost_ns) == 0 {
+        return 0;
+    }
+    let tgid = task::current_tgid();
+    let Some(bucket) = BUCKETS.get_ptr_mut(tgid) else {
+        return 0;
+    };
+    // SAFETY: as above.
+    let dropped = unsafe { (*bucket).dropped };
+    let _ = BUCKETS.remove(tgid);
+    dropped
+}
+
+/// Says that a throttle begins (`on` is 1), or that it has ended and how much it left out.
+#[inline(always)]
+pub(crate) fn tell_throttle(task: u64, on: u32, dropped: u64) {
     const LEN: u64 = (size_of::<Header>() + size_of::<ThrottleBody>()) as u64;
     let mut faults = Faults::NONE;
     let mut record = MaybeUninit::<(Header, ThrottleBody)>::uninit();

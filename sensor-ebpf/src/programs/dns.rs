@@ -16,7 +16,8 @@ use sensor_ebpf::{
 
 use super::{
     file::descriptor_file,
-    network::{IPPROTO_TCP, Peer, fill_body, is_left_out, is_tcp_or_udp},
+    is_left_out,
+    network::{IPPROTO_TCP, Peer, fill_body, is_tcp_or_udp},
     network_calls::{Call, descriptor_sock, file_sock},
     pad,
     process::{degraded, fault_flag},

@@ -33,20 +33,36 @@ use crate::{
 /// True when an act of `task`, the one that runs now, is inside the scope, not the sensor's own, and something asks for it.
 #[inline(always)]
 pub(crate) fn wanted(kind: Kind, task: u64) -> bool {
-    if !task::in_scope(task) {
-        return false;
-    }
-    if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
+    task::in_scope(task) && !is_left_out(kind)
+}
+
+/// True for what is left out, and counted: an act of the running task, inside the scope, that is the sensor's own, or one that
+/// nothing asks for.
+#[inline(always)]
+pub(crate) fn is_left_out(kind: Kind) -> bool {
+    if is_own() {
         count(kind, Count::Seen);
         count(kind, Count::DroppedSelf);
-        return false;
+        return true;
     }
     if !interest::wants(kind) {
         count(kind, Count::Seen);
         count(kind, Count::DroppedUnwanted);
-        return false;
+        return true;
     }
-    true
+    false
+}
+
+/// Whether [`wanted`] let the begin of an act of the running task through; where it did not, that was counted then.
+#[inline(always)]
+pub(crate) fn was_wanted(kind: Kind, task: u64) -> bool {
+    task::in_scope(task) && !is_own() && interest::wants(kind)
+}
+
+/// Whether the sensor itself is running.
+#[inline(always)]
+fn is_own() -> bool {
+    setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid()
 }
 
 /// Marks a scratch buffer as taken; false when an interrupted run on this CPU still holds it.

@@ -9,16 +9,12 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use core::mem::MaybeUninit;
-use sensor_ebpf::{
-    ConnectBody, Header, Kind,
-    settings::{ABSENT, Count},
-};
+use sensor_ebpf::{ConnectBody, Header, Kind, settings::ABSENT};
 
-use super::process::fault_flag;
+use super::{process::fault_flag, wanted};
 use crate::{
-    emit::{count, emit},
+    emit::emit,
     globals::{is_served, offset, setting},
-    interest,
     read::{Faults, distinct, task},
 };
 
@@ -284,28 +280,6 @@ pub(super) fn is_tcp_or_udp(faults: &mut Faults, socket: u64) -> bool {
     let protocol = faults.read::<u16>(socket, offset!(sock_protocol));
     (family == AF_INET || family == AF_INET6)
         && (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
-}
-
-/// True when the act is inside the scope and not left out.
-#[inline(always)]
-fn wanted(kind: Kind, task: u64) -> bool {
-    task::in_scope(task) && !is_left_out(kind)
-}
-
-/// True for what is left out, and counted: the sensor's own act, or one that no rule could use.
-#[inline(always)]
-pub(super) fn is_left_out(kind: Kind) -> bool {
-    if setting!(own_tgid) != 0 && setting!(own_tgid) == task::current_tgid() {
-        count(kind, Count::Seen);
-        count(kind, Count::DroppedSelf);
-        return true;
-    }
-    if !interest::wants(kind) {
-        count(kind, Count::Seen);
-        count(kind, Count::DroppedUnwanted);
-        return true;
-    }
-    false
 }
 
 /// An address that a call was given.

@@ -12,9 +12,8 @@ use sensor_ebpf::{
 
 use super::{
     file::descriptor_file,
-    network::{
-        IPPROTO_UDP, Peer, is_denied, is_left_out, is_tcp, is_tcp_or_udp, record, record_denied,
-    },
+    is_left_out,
+    network::{IPPROTO_UDP, Peer, is_denied, is_tcp, is_tcp_or_udp, record, record_denied},
 };
 use crate::{
     globals::{SOCKET_CALLS, constant, is_served, offset},

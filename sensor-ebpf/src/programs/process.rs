@@ -10,7 +10,7 @@ use sensor_ebpf::{
     Part, PartKind, record_flag, settings::ABSENT,
 };
 
-use super::{pad, release, take, write_part};
+use super::{bulk, pad, release, take, write_part};
 use crate::{
     emit::{emit, emit_degraded},
     globals::{EXEC_SCRATCH, offset, setting},
@@ -113,8 +113,12 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     interest::on_exit(task::current_tgid());
+    let held_back = bulk::on_exit();
     if !task::in_scope(task) {
         return 0;
+    }
+    if held_back != 0 {
+        bulk::tell_throttle(task, 0, held_back);
     }
     let mut record = MaybeUninit::<(Header, ExitBody)>::uninit();
     let record = record.as_mut_ptr().cast::<u8>();

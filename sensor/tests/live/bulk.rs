@@ -274,6 +274,43 @@ fn assert_balanced(ended: &Ended) {
     assert_eq!(all("received"), all("submitted"));
 }
 
+/// Modifications that the recording says are missing for a cause.
+fn in_gaps(ended: &Ended, cause: &str) -> u64 {
+    let gaps = ended.lines.iter().map(|line| &line["eql_sensor"]["gap"]);
+    let causes = gaps.filter_map(|gap| gap["causes"].as_array());
+    let counts = causes
+        .flatten()
+        .filter(|one| one["record"] == "modification" && one["cause"] == cause);
+    counts.filter_map(|one| one["count"].as_u64()).sum()
+}
+
+#[test]
+fn a_process_that_ends_while_it_is_held_back_is_told() {
+    const ACTS: u64 = 500;
+    for tier in tiers() {
+        let scope = Scope::new("held");
+        let modify = build(&scope, "modify", MODIFY);
+        prepare(&scope.folder(), &["mode"]);
+        let settings = "bulk_per_second = 1\nbulk_burst = 60\n";
+        let daemon = record(&scope, &tier, settings, &[]);
+        let pid = scope.run(&[&modify, "many", &ACTS.to_string()]);
+        let ended = daemon.stop();
+        let told = of_kind(&ended, "file", "modification").len() as u64;
+        let over = of_kind(&ended, "host", "throttle_ended");
+        assert_eq!(over.len(), 1, "{tier}: {:#?}", ended.lines);
+        assert_eq!(number(over[0], "process.pid"), Some(u64::from(pid)));
+        let dropped = number(over[0], "sensor.dropped").unwrap();
+        assert_eq!(told + dropped, ACTS, "{tier}");
+        assert!(dropped > 400, "{tier}: {dropped}");
+        let place = |action| {
+            let mut lines = ended.lines.iter();
+            lines.position(|line| text(line, "event.action") == action)
+        };
+        assert!(place("throttle_ended") < place("end"), "{tier}");
+        assert_balanced(&ended);
+    }
+}
+
 #[test]
 fn a_process_that_makes_too_many_is_held_back_and_it_is_said() {
     const FIRST: u64 = 3000;
@@ -311,6 +348,7 @@ fn a_process_that_makes_too_many_is_held_back_and_it_is_said() {
             .filter(|line| is(line, "file", "modification"));
         assert_eq!(text(last.next_back().unwrap(), "file.mode"), "0644");
         assert_eq!(account(&ended, Some("modification"), "dropped"), dropped);
+        assert_eq!(in_gaps(&ended, "throttled"), dropped, "{tier}");
         assert_eq!(account(&ended, Some("modification"), "seen"), FIRST + 1);
         // Other kinds are never held back.
         assert_eq!(of_kind(&ended, "process", "exec").len(), 1);
@@ -338,6 +376,7 @@ fn the_last_quarter_of_the_ring_is_not_for_masses() {
         assert_eq!(of("seen"), ACTS);
         assert_eq!((of("submitted") + dropped, of("lost")), (ACTS, 0));
         assert!(of("submitted") > 10 && dropped > 300, "{tier}");
+        assert_eq!(in_gaps(&ended, "headroom"), dropped, "{tier}");
         // The end of the process came after all of them, into a ring that still had room.
         assert_eq!(of_kind(&ended, "process", "end").len(), 1);
         assert_balanced(&ended);
