@@ -26,7 +26,7 @@ pub const FILE_NAME: &str = "eql-sensor.toml";
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
 /// The tables of a settings file.
-const TABLES: [&str; 5] = ["rules", "kernel", "engine", "processes", "output"];
+const TABLES: [&str; 6] = ["rules", "kernel", "engine", "processes", "files", "output"];
 /// Smallest and largest ring, in bytes.
 pub const RING_BYTES_MIN: u32 = 4096;
 pub const RING_BYTES_MAX: u32 = 1 << 30;
@@ -40,6 +40,7 @@ pub struct Config {
     pub kernel: Kernel,
     pub engine: Engine,
     pub processes: Processes,
+    pub files: Files,
     pub output: Outputs,
 }
 
@@ -142,6 +143,27 @@ pub struct Processes {
     pub keep_ended: Duration,
     /// Names of environment variables to keep besides those that rules test, with wildcards.
     pub environment: Vec<String>,
+}
+
+/// What may be read of files that events are about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// Longest file read as a whole, in bytes.
+    pub read_bytes_max: usize,
+    /// How long an event, and those behind it, may wait for that.
+    pub wait: Duration,
+    /// Have recordings hold it.
+    pub record: bool,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Files {
+            read_bytes_max: 64 << 20,
+            wait: Duration::from_secs(1),
+            record: false,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -363,6 +385,10 @@ impl<'t> Reader<'t> {
             self.processes(&mut table, &mut config.processes);
             self.close(&table);
         }
+        if let Some(mut table) = root.table("files", &mut self.problems) {
+            self.files(&mut table, &mut config.files);
+            self.close(&table);
+        }
         if let Some(mut table) = root.table("output", &mut self.problems) {
             self.output(&mut table, &mut config.output);
             self.close(&table);
@@ -488,6 +514,15 @@ impl<'t> Reader<'t> {
         self.seconds(table, "keep_ended_s", 1..=3600, &mut processes.keep_ended);
         if let Some(names) = table.strings("environment", &mut self.problems) {
             processes.environment = names.into_iter().map(|(name, _)| name.to_owned()).collect();
+        }
+    }
+
+    fn files(&mut self, table: &mut Table<'t>, files: &mut Files) {
+        let bytes_max = &mut files.read_bytes_max;
+        self.count(table, "read_bytes_max", 0..=1 << 32, bytes_max);
+        self.seconds(table, "wait_s", 1..=60, &mut files.wait);
+        if let Some((wanted, _)) = table.boolean("record", &mut self.problems) {
+            files.record = wanted;
         }
     }
 

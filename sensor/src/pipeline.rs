@@ -13,10 +13,12 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use sensor_ebpf::Kind;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config;
 use crate::decode::decode;
+use crate::enrich::contents::{self, Reading};
 use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
@@ -91,6 +93,8 @@ pub struct Summary {
     pub received: Received,
     pub kernel: Counters,
     pub enrich: crate::enrich::Counters,
+    /// Of the reading of files.
+    pub contents: contents::Counters,
     /// The ring could not be emptied in time; what was left in it is neither received nor lost by the kernel.
     pub drained: bool,
 }
@@ -134,6 +138,8 @@ pub enum PipelineError {
     SelfCheck(#[from] SelfCheckError),
     #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    #[error("cannot start the thread that reads files")]
+    Reader(#[source] std::io::Error),
     #[error(transparent)]
     Ring(#[from] RingError),
 }
@@ -142,6 +148,9 @@ pub enum PipelineError {
 pub struct Pipeline {
     kernel: Kernel,
     enricher: Enricher,
+    reading: Reading,
+    /// The thread that reads has answered.
+    read: Arc<Notify>,
     status: Status,
     stop: Stop,
     fault: Option<Fault>,
@@ -167,11 +176,17 @@ impl Pipeline {
     pub fn start(
         options: &Options,
         processes: &config::Processes,
+        (wanted, files): (contents::Wanted, &config::Files),
         fault: Option<Fault>,
         announce_scan: bool,
         check: bool,
     ) -> Result<Pipeline, PipelineError> {
         let stop = Stop::listen().map_err(PipelineError::Signals)?;
+        let read = Arc::new(Notify::new());
+        let answered = read.clone();
+        let wake = Box::new(move || answered.notify_one());
+        let reading = Reading::start(wanted, reading_limits(files), Procfs::default(), wake);
+        let reading = reading.map_err(PipelineError::Reader)?;
         let attached_ns = boot_ns();
         let options = Options {
             environment: !processes.environment.is_empty(),
@@ -209,6 +224,8 @@ impl Pipeline {
         Ok(Pipeline {
             kernel,
             enricher,
+            reading,
+            read,
             status,
             stop,
             fault,
@@ -295,10 +312,10 @@ impl Pipeline {
     /// The ring can't be waited for, or the kernel's counters can't be read.
     pub async fn run<C: Consumer>(mut self, consumer: &mut C) -> Result<Summary, PipelineError> {
         for event in std::mem::take(&mut self.scanned) {
-            consumer.event(event);
+            self.reading.push(event, |event| consumer.event(event));
         }
         for bytes in std::mem::take(&mut self.held) {
-            pass(&bytes, &mut self.enricher, &mut self.status, consumer);
+            self.stages().pass(&bytes, consumer);
         }
         let pumped = match self.hold_back().await {
             ControlFlow::Continue(()) => self.pump(consumer).await,
@@ -312,6 +329,7 @@ impl Pipeline {
             received: self.status.received,
             kernel: self.kernel.counters()?,
             enrich: self.enricher.counters(),
+            contents: self.reading.counters(),
             drained,
         })
     }
@@ -332,38 +350,33 @@ impl Pipeline {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let Pipeline {
-                kernel,
-                enricher,
-                status,
-                stop,
-                ..
-            } = self;
+            let until = self.reading.until();
+            let (kernel, mut stages, stop, read) = self.parts();
             let is_tick = tokio::select! {
                 biased;
                 () = stop.asked() => return Ok(()),
                 _ = ticks.tick() => true,
-                count = kernel.drain(|bytes| pass(bytes, enricher, status, consumer)) => {
+                count = kernel.drain(|bytes| stages.pass(bytes, consumer)) => {
                     count?;
                     false
                 }
+                () = answered(read, until) => false,
             };
+            self.reading
+                .release(std::time::Instant::now(), &mut |event| {
+                    consumer.event(event)
+                });
             self.status.idle = false;
             if is_tick {
                 if let Some(gap) = self.look(true)? {
                     consumer.gap(&gap);
                 }
                 self.give_up_on_lost_ends(false, consumer);
-                let Pipeline {
-                    kernel,
-                    enricher,
-                    status,
-                    ..
-                } = self;
                 // Taken before the look into the ring: what comes later is not older.
-                status.now_ns = boot_ns();
-                status.idle =
-                    kernel.drain_now(|bytes| pass(bytes, enricher, status, consumer)) == 0;
+                self.status.now_ns = boot_ns();
+                let (kernel, mut stages, ..) = self.parts();
+                let drained = kernel.drain_now(|bytes| stages.pass(bytes, consumer));
+                self.status.idle = drained == 0 && self.reading.is_empty();
                 self.watch_for_stall();
             } else if consumer.wants_losses() {
                 self.look(false)?;
@@ -429,7 +442,7 @@ impl Pipeline {
                 total = self.status.gaps.total(),
                 from_ns = gap.from_ns,
                 to_ns = gap.to_ns,
-                "sensor.gap: {} records were lost within {milliseconds} ms: {fresh}",
+                "sensor.gap: {} records were lost or left out within {milliseconds} ms: {fresh}",
                 gap.lost,
             );
             return Ok(Some(GapReport {
@@ -444,8 +457,25 @@ impl Pipeline {
     /// Hands over the file acts whose ends are among the records lost so far.
     fn give_up_on_lost_ends<C: Consumer>(&mut self, last: bool, consumer: &mut C) {
         let now_ns = self.status.now_ns;
-        self.enricher
-            .ends_lost(self.ends_lost, now_ns, last, |event| consumer.event(event));
+        let Pipeline {
+            enricher, reading, ..
+        } = self;
+        enricher.ends_lost(self.ends_lost, now_ns, last, |event| {
+            reading.push(event, |event| consumer.event(event));
+        });
+    }
+
+    fn stages(&mut self) -> Stages<'_> {
+        self.parts().1
+    }
+
+    fn parts(&mut self) -> (&mut Kernel, Stages<'_>, &mut Stop, &Notify) {
+        let stages = Stages {
+            enricher: &mut self.enricher,
+            reading: &mut self.reading,
+            status: &mut self.status,
+        };
+        (&mut self.kernel, stages, &mut self.stop, &self.read)
     }
 
     /// After detaching: everything still in the ring, as long as it can be had in time. Says whether that was everything.
@@ -453,13 +483,8 @@ impl Pipeline {
         let until = Instant::now() + DRAIN_MAX;
         let mut drained = false;
         while !drained && Instant::now() < until {
-            let Pipeline {
-                kernel,
-                enricher,
-                status,
-                ..
-            } = self;
-            drained = kernel.drain_now(|bytes| pass(bytes, enricher, status, consumer)) == 0;
+            let (kernel, mut stages, ..) = self.parts();
+            drained = kernel.drain_now(|bytes| stages.pass(bytes, consumer)) == 0;
         }
         match self.look(true) {
             Ok(Some(gap)) => consumer.gap(&gap),
@@ -467,6 +492,17 @@ impl Pipeline {
             Err(error) => tracing::error!("the kernel's counters can not be read: {error}"),
         }
         self.give_up_on_lost_ends(true, consumer);
+        let mut pass_on = |event| consumer.event(event);
+        while !self.reading.is_empty() && Instant::now() < until {
+            let first = self
+                .reading
+                .until()
+                .map(|first| until.into_std().min(first));
+            answered(&self.read, first).await;
+            self.reading
+                .release(std::time::Instant::now(), &mut pass_on);
+        }
+        self.reading.flush(&mut pass_on);
         self.status.idle = drained;
         // An output that does not take the rest in time says so itself.
         let _ = timeout(SETTLE_MAX, consumer.settle(&self.status)).await;
@@ -474,26 +510,52 @@ impl Pipeline {
     }
 }
 
-/// One record through decode and enrich.
-fn pass<C: Consumer>(bytes: &[u8], enricher: &mut Enricher, status: &mut Status, consumer: &mut C) {
-    match decode(bytes) {
-        Ok(record) if status.checked.key == Some((record.header.tgid, record.header.start_ns)) => {
-            status.checked.late.push(*record.header);
-        }
-        Ok(record) => {
-            status
-                .received
-                .record(record.header.kind, record.unknown_parts);
-            enricher.events(&record, |event| consumer.event(event));
-        }
-        Err(error) if error.is_unknown() => status.received.unknown_kinds += 1,
-        Err(error) => {
-            // Once: damage comes in masses, and the counter has the rest.
-            if status.received.undecodable == 0 {
-                tracing::error!("a record can not be read: {error}");
+/// What a record goes through.
+struct Stages<'p> {
+    enricher: &'p mut Enricher,
+    reading: &'p mut Reading,
+    status: &'p mut Status,
+}
+
+impl Stages<'_> {
+    /// One record through decode and enrich.
+    fn pass<C: Consumer>(&mut self, bytes: &[u8], consumer: &mut C) {
+        let Stages {
+            enricher,
+            reading,
+            status,
+        } = self;
+        match decode(bytes) {
+            Ok(record)
+                if status.checked.key == Some((record.header.tgid, record.header.start_ns)) =>
+            {
+                status.checked.late.push(*record.header);
             }
-            status.received.undecodable += 1;
+            Ok(record) => {
+                status
+                    .received
+                    .record(record.header.kind, record.unknown_parts);
+                enricher.events(&record, |event| {
+                    reading.push(event, |event| consumer.event(event));
+                });
+            }
+            Err(error) if error.is_unknown() => status.received.unknown_kinds += 1,
+            Err(error) => {
+                // Once: damage comes in masses, and the counter has the rest.
+                if status.received.undecodable == 0 {
+                    tracing::error!("a record can not be read: {error}");
+                }
+                status.received.undecodable += 1;
+            }
         }
+    }
+}
+
+/// The thread that reads has answered, or nobody waits for it any longer.
+async fn answered(read: &Notify, until: Option<std::time::Instant>) {
+    match until {
+        Some(until) => _ = tokio::time::timeout_at(until.into(), read.notified()).await,
+        None => read.notified().await,
     }
 }
 
@@ -515,6 +577,29 @@ fn table_limits(processes: &config::Processes) -> TableLimits {
         grace_ns: u64::try_from(processes.keep_ended.as_nanos()).unwrap_or(u64::MAX),
         image_bytes_max: processes.text_bytes_max,
     }
+}
+
+fn reading_limits(files: &config::Files) -> contents::Limits {
+    contents::Limits {
+        wait: files.wait,
+        bytes_max: u64::try_from(files.read_bytes_max).unwrap_or(u64::MAX),
+    }
+}
+
+/// What rules ask to be read of files and programs.
+#[must_use]
+pub fn reading_for(rules: &[Arc<Rule>]) -> contents::Wanted {
+    let mut wanted = contents::Wanted::NOTHING;
+    for rule in rules {
+        if rule.names("file.size") || rule.names("file.Ext.header_bytes") {
+            wanted.start = wanted.start.and(rule.interest());
+        }
+        if rule.names("file.Ext.entropy") || rule.names("file.hash.sha256") {
+            wanted.whole = wanted.whole.and(rule.interest());
+        }
+        wanted.programs |= rule.names("process.hash.sha256");
+    }
+    wanted
 }
 
 /// How the settings ask for the programs to be loaded.

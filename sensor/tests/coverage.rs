@@ -23,7 +23,7 @@ use sensor::rule::coverage;
 use sensor::rule::{self, Rule, Shape, Verdict};
 
 /// Rules that must be armed, of every thousand.
-const FLOOR: usize = 970;
+const FLOOR: usize = 981;
 
 /// What endpoints call the acts they report; other words in a list beside one of these are other products' for the same act.
 const ACTIONS: &[&str] = &[

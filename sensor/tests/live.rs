@@ -22,6 +22,8 @@ mod bulk;
 mod chain;
 #[path = "live/container.rs"]
 mod container;
+#[path = "live/contents.rs"]
+mod contents;
 #[path = "live/credentials.rs"]
 mod credentials;
 #[path = "live/daemon.rs"]

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::{Exit, Failure, OrExit as _, live, load_config};
 use crate::cli::RecordArgs;
+use crate::enrich::contents;
 use crate::event::Event;
 use crate::kernel::Counters;
 use crate::loss::GapReport;
@@ -37,10 +38,15 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
     let (summary, written) = runtime.block_on(async {
         let options = pipeline::options(&config.kernel);
         // A scan of the whole host has no place in a recording of one part of it.
+        let wanted = match config.files.record {
+            true => contents::Wanted::EVERYTHING,
+            false => contents::Wanted::NOTHING,
+        };
         let announce_scan = options.scope.is_empty();
         let pipeline = Pipeline::start(
             &options,
             &config.processes,
+            (wanted, &config.files),
             args.kernel.fault,
             announce_scan,
             config.kernel.self_check,
@@ -269,6 +275,16 @@ fn document(rows: &[Row], summary: &Summary) -> String {
             "processes": enrich.processes,
         }),
     );
+    let contents = summary.contents;
+    document.insert(
+        "files".into(),
+        json!({
+            "read": contents.read,
+            "unread": contents.unread,
+            "late": contents.late,
+            "refused": contents.refused,
+        }),
+    );
     format!("{}\n", serde_json::Value::Object(document))
 }
 
@@ -330,6 +346,7 @@ mod tests {
                 skipped: vec![("file_create", 2), ("process_exec", 0)],
             },
             enrich: crate::enrich::Counters::default(),
+            contents: contents::Counters::default(),
             drained: true,
         }
     }

@@ -66,6 +66,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         let pipeline = Pipeline::start(
             &options,
             &config.processes,
+            (pipeline::reading_for(&matching.rules), &config.files),
             args.kernel.fault,
             announce_scan,
             config.kernel.self_check,

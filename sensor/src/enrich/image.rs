@@ -9,7 +9,7 @@ use sensor_ebpf::record_flag;
 
 use super::procfs::Snapshot;
 use crate::decode::Exec;
-use crate::event::Image;
+use crate::event::{Image, Program};
 
 const DELETED: &str = " (deleted)";
 
@@ -52,13 +52,14 @@ pub(super) fn of_exec(exec: &Exec<'_>, flags: u32, arguments: &[u8]) -> Image {
     } else {
         usize::try_from(count).unwrap_or(usize::MAX)
     };
-    Image::new(
+    let image = Image::new(
         distinct(names),
         distinct(executables),
         split(arguments, count_max),
         Some(count),
         some_text(cwd),
-    )
+    );
+    image.with_program(Arc::new(Program::new(exec.body.exe_inode)))
 }
 
 /// Image of a process found in `/proc`, where the name it was invoked by has to be recognised.
@@ -112,7 +113,8 @@ pub(super) fn deleted(image: &Image) -> Option<Image> {
     let args = image.args.to_vec();
     let cwd = image.working_directory.clone();
     let marked = Image::new(names, executables, args, image.args_count, cwd);
-    Some(marked.with_environment(image.environment.to_vec()))
+    let marked = marked.with_environment(image.environment.to_vec());
+    Some(marked.with_program(image.program.clone()))
 }
 
 /// A smaller copy of an image for keeping: arguments and long paths cut to about `len_max` bytes together.
@@ -137,7 +139,9 @@ pub(super) fn slim(image: &Image, len_max: usize) -> Image {
         .map(|cwd| shortened(cwd, len_max));
     let args = cut(&image.args);
     let environment = cut(&image.environment);
-    Image::new(names, executables, args, image.args_count, cwd).with_environment(environment)
+    Image::new(names, executables, args, image.args_count, cwd)
+        .with_environment(environment)
+        .with_program(image.program.clone())
 }
 
 fn shortened(text: &str, len_max: usize) -> Arc<str> {

@@ -11,6 +11,7 @@ mod acts;
 mod capabilities;
 pub mod cgroups;
 mod complete;
+pub mod contents;
 mod credentials;
 mod dns;
 mod entry;

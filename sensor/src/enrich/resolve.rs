@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::io::Errno;
 
 use super::procfs::Procfs;
 
@@ -25,7 +26,7 @@ pub(super) struct Found {
 }
 
 impl Procfs {
-    /// Looks a path up as the process would, or, when it is gone and was in the sensor's own mount namespace, as the sensor would.
+    /// Looks a path up as the process would, or, when it is gone, as another in its mount namespace would.
     /// `None` when there is no such file any more, when its directories are not in the kernel's cache, or before 5.12, which
     /// can not be asked to look there alone.
     pub(super) fn resolve(
@@ -34,24 +35,8 @@ impl Procfs {
         path: &[u8],
         no_follow: bool,
     ) -> Option<Found> {
-        let namespace = |file| Some(std::fs::metadata(file).ok()?.ino());
-        let wanted = Some(u64::from(mntns));
-        let root = if namespace(self.path(pid, "ns/mnt")) == wanted {
-            self.path(pid, "root")
-        } else if namespace(self.own("ns/mnt")) == wanted {
-            self.own("root")
-        } else {
-            return None;
-        };
-        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = open(&root, directory, Mode::empty()).ok()?;
-        let mut flags = OFlags::PATH | OFlags::CLOEXEC;
-        if no_follow {
-            flags |= OFlags::NOFOLLOW;
-        }
-        let how = ResolveFlags::IN_ROOT | ResolveFlags::CACHED;
-        let name = Path::new(std::ffi::OsStr::from_bytes(path));
-        let file = openat2(&root, name, flags, Mode::empty(), how).ok()?;
+        let root = self.root_of((pid, mntns))?;
+        let file = look_up(&root, path, no_follow, ResolveFlags::CACHED).ok()?;
         let stat = fstat(&file).ok()?;
         let above = self.opened(&root)?;
         let whole = self.opened(&file)?;
@@ -65,11 +50,60 @@ impl Procfs {
         })
     }
 
+    /// What a path of a process leads to, only looked up, not opened. This may wait for a file system.
+    pub(super) fn at_path(
+        &self,
+        process: (u32, u32),
+        path: &[u8],
+        no_follow: bool,
+    ) -> Option<OwnedFd> {
+        let root = self.root_of(process)?;
+        match look_up(&root, path, no_follow, ResolveFlags::CACHED) {
+            // Before 5.12, or not in the cache any more.
+            Err(Errno::INVAL | Errno::AGAIN) => {
+                look_up(&root, path, no_follow, ResolveFlags::empty()).ok()
+            }
+            found => found.ok(),
+        }
+    }
+
+    /// The root of a process; when it is gone, that of the first process or of the sensor, if it was in the same mount namespace:
+    /// a service often has one of its own.
+    fn root_of(&self, (pid, mntns): (u32, u32)) -> Option<OwnedFd> {
+        let namespace = |file| Some(std::fs::metadata(file).ok()?.ino());
+        let wanted = Some(u64::from(mntns));
+        let itself = |name: &str| self.path(pid, name);
+        let host = |name: &str| self.path(1, name);
+        let own = |name: &str| self.own(name);
+        let witnesses: [&dyn Fn(&str) -> PathBuf; 3] = [&itself, &host, &own];
+        let witness = witnesses
+            .into_iter()
+            .find(|at| namespace(at("ns/mnt")) == wanted)?;
+        let root = witness("root");
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        open(&root, directory, Mode::empty()).ok()
+    }
+
     /// The path of an open file, as this process sees it.
     fn opened(&self, file: &OwnedFd) -> Option<PathBuf> {
         let number = file.as_fd().as_raw_fd();
         std::fs::read_link(self.own(&format!("fd/{number}"))).ok()
     }
+}
+
+fn look_up(
+    root: &OwnedFd,
+    path: &[u8],
+    no_follow: bool,
+    how: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if no_follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let name = Path::new(std::ffi::OsStr::from_bytes(path));
+    let how = how | ResolveFlags::IN_ROOT;
+    openat2(root, name, flags, Mode::empty(), how)
 }
 
 /// A path made absolute and rid of `.` and `..` by its text alone: symbolic links stay what they are.

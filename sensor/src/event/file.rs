@@ -3,7 +3,7 @@
 //! In: a path and what the inode says. Out: name, directory and extension as slices of that path. It never touches the
 //! file system: the file may be gone by now.
 
-use super::{Account, Digits};
+use super::{Account, Contents, Digits};
 
 /// A file an event is about.
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub struct File {
     pub confirmed: bool,
     /// What was done to it, for a modification.
     pub change: Option<Change>,
+    /// What it held a little later, where somebody asked and it could be read.
+    pub contents: Option<Box<Contents>>,
 }
 
 /// How a file was modified.
@@ -130,6 +132,7 @@ impl File {
             path_from_user: false,
             confirmed: true,
             change: None,
+            contents: None,
         }
     }
 

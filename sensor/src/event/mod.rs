@@ -4,6 +4,7 @@
 //! implements (the sensor's own typed events, events read from JSON lines). Must never import another stage.
 
 pub mod act;
+pub mod contents;
 pub mod dns;
 pub mod file;
 pub mod network;
@@ -15,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use act::{Memfd, Module, Traced};
+pub use contents::{Contents, Program};
 pub use dns::Dns;
 pub use file::File;
 pub use network::Network;

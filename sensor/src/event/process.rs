@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::Digits;
+use super::{Digits, Program};
 
 /// Longest chain of ancestors kept.
 pub const ANCESTORS_MAX: usize = 32;
@@ -58,6 +58,8 @@ pub struct Image {
     pub working_directory: Option<Arc<str>>,
     /// `NAME=value`, of the variables that somebody asked for.
     pub environment: Box<[Arc<str>]>,
+    /// The file behind `executables`.
+    pub program: Arc<Program>,
     command_line: OnceLock<Box<str>>,
     /// Held while the image lives, so that whoever made it can tell how much all living images take.
     charge: Option<Charge>,
@@ -103,6 +105,7 @@ impl Image {
             args_count,
             working_directory,
             environment: Box::default(),
+            program: Arc::default(),
             command_line: OnceLock::new(),
             charge: None,
         }
@@ -111,6 +114,12 @@ impl Image {
     #[must_use]
     pub fn with_environment(mut self, environment: Vec<Arc<str>>) -> Image {
         self.environment = environment.into();
+        self
+    }
+
+    #[must_use]
+    pub fn with_program(mut self, program: Arc<Program>) -> Image {
+        self.program = program;
         self
     }
 
@@ -139,7 +148,7 @@ impl Image {
         ];
         let texts = texts.into_iter().flat_map(|texts| texts.iter());
         let cwd = self.working_directory.iter();
-        size_of::<Image>() + texts.chain(cwd).map(|t| t.len() + PER_TEXT).sum::<usize>()
+        size_of::<(Image, Program)>() + texts.chain(cwd).map(|t| t.len() + PER_TEXT).sum::<usize>()
     }
 
     /// Arguments joined by one space, without quoting; built when first asked for.

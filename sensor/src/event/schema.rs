@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::file::{Change, Inode, PathText};
 use super::process::{Facts, Image, Leader};
 use super::{
-    Account, Container, Dns, Event, File, Kind, Kinds, Network, OwnedValue, Value, Values,
+    Account, Container, Contents, Dns, Event, File, Kind, Kinds, Network, OwnedValue, Value, Values,
 };
 
 /// Declared type of a field. Ids of users, groups and inodes are keywords, as in ECS; rules may still compare them with
@@ -85,6 +85,8 @@ const THROTTLE_END: Kinds = Kinds::NONE.with(Kind::ThrottleEnded);
 const MEMFD: Kinds = Kinds::NONE.with(Kind::MemfdCreate);
 const PTRACE: Kinds = Kinds::NONE.with(Kind::Ptrace);
 const MODULE: Kinds = Kinds::NONE.with(Kind::LoadModule);
+/// Acts that leave a file with contents.
+const FILLED: Kinds = MODIFICATION.with(Kind::Creation).with(Kind::Rename);
 const RENAME: Kinds = Kinds::NONE.with(Kind::Rename);
 /// File acts of two records.
 const ACTS: Kinds = LINKS
@@ -156,6 +158,8 @@ pub static FIELDS: &[FieldRow] = &[
     row("event.outcome", FieldType::Keyword, Kinds::ALL, "`success`, since only acts that succeeded are reported, but `failure` for `connection_denied`; `unknown` where the record that would say so was lost", |e| fixed(if e.kind == Kind::ConnectionDenied { "failure" } else if e.confirmed() { "success" } else { "unknown" })),
     row("event.sequence", FieldType::Number, Kinds::ALL, "position in this run of the sensor, from 1", |e| int(e.sequence)),
     row("event.type", FieldType::Keyword, Kinds::ALL, "constant of the event kind", |e| Values::Static(e.kind.types())).array(),
+    row("file.Ext.entropy", FieldType::Number, FILLED, "entropy of the whole file in bits a byte, 0 to 8, read a moment after the act, once the writer pauses; absent unless a rule reads it or recordings are to hold it", |e| contents(e).and_then(|c| c.whole.as_ref()).map_or(Values::Missing, |whole| Values::One(Value::Float(whole.entropy)))),
+    row("file.Ext.header_bytes", FieldType::Keyword, FILLED, "first 16 bytes in lower-case hex, read a moment after the act, once the writer pauses; absent unless a rule reads it or recordings are to hold it", |e| contents(e).map_or(Values::Missing, |c| text(&c.header))),
     row("file.Ext.modification", FieldType::Keyword, MODIFICATION, "what was done: `write` (the first of an open), `truncate`, `chmod` or `chown`", |e| maybe(file(e).and_then(|f| f.change).map(Change::name))),
     row("file.Ext.original.directory", FieldType::Keyword, RENAME, "`file.Ext.original.path` without its last component", |e| maybe(original(e).and_then(PathText::directory))),
     row("file.Ext.original.extension", FieldType::Keyword, RENAME, "what follows the last dot of `file.Ext.original.name`; absent without a dot", |e| maybe(original(e).and_then(PathText::extension))),
@@ -166,11 +170,13 @@ pub static FIELDS: &[FieldRow] = &[
     row("file.extension", FieldType::Keyword, Kinds::FILE, "what follows the last dot of `file.name`; absent without a dot", |e| maybe(file(e).and_then(File::extension))),
     row("file.gid", FieldType::Keyword, Kinds::FILE, "group of the inode", |e| maybe(inode(e).map(|i| i.group.id.as_str()))),
     row("file.group", FieldType::Keyword, Kinds::FILE, "name of `file.gid` in the group file", |e| maybe(inode(e).and_then(|i| i.group.name.as_deref()))),
+    row("file.hash.sha256", FieldType::Keyword, FILLED, "hash of the whole file, read a moment after the act, once the writer pauses; absent unless a rule reads it or recordings are to hold it", |e| maybe(contents(e).and_then(|c| c.whole.as_ref()).map(|whole| &*whole.sha256))),
     row("file.inode", FieldType::Keyword, Kinds::FILE, "number of the inode", |e| maybe(inode(e).map(|i| i.number.as_str()))),
     row("file.mode", FieldType::Keyword, Kinds::FILE, "permission bits of the inode, four octal digits", |e| maybe(inode(e).map(|i| i.mode.as_str()))),
     row("file.name", FieldType::Keyword, Kinds::FILE, "last component of `file.path`", |e| maybe(file(e).and_then(File::name))),
     row("file.owner", FieldType::Keyword, Kinds::FILE, "name of `file.uid` in the password file", |e| maybe(inode(e).and_then(|i| i.owner.name.as_deref()))),
     row("file.path", FieldType::Keyword, Kinds::FILE, "path as the acting process sees it; after a rename the new one", |e| maybe(file(e).and_then(File::path))),
+    row("file.size", FieldType::Number, FILLED, "bytes, read a moment after the act, once the writer pauses; absent unless a rule reads it or recordings are to hold it", |e| contents(e).map_or(Values::Missing, |c| int(c.size))),
     row("file.target_path", FieldType::Keyword, LINKS, "text of the symbolic link, or path of the file linked to", |e| maybe(file(e).and_then(|f| f.target.as_deref()))),
     row("file.type", FieldType::Keyword, Kinds::FILE, "type bits of the inode mode", |e| maybe(file(e).and_then(File::file_type))),
     row("file.uid", FieldType::Keyword, Kinds::FILE, "owner of the inode", |e| maybe(inode(e).map(|i| i.owner.id.as_str()))),
@@ -232,6 +238,7 @@ pub static FIELDS: &[FieldRow] = &[
     row("process.group_leader.pid", FieldType::Number, Kinds::PROCESS, "process group leader's pid", |e| number(e.process.group_leader.as_ref().map(|l| l.pid))),
     row("process.group_leader.same_as_process", FieldType::Boolean, Kinds::PROCESS, "the process is its own process group leader", |e| boolean(e.process.group_leader.as_ref().map(|l| l.pid == facts(e).pid))),
     row("process.group_leader.working_directory", FieldType::Keyword, Kinds::PROCESS, "process group leader, from the process table", |e| maybe(leader_image(e.process.group_leader.as_ref()).and_then(|i| i.working_directory.as_deref()))),
+    row("process.hash.sha256", FieldType::Keyword, Kinds::ALL, "hash of the executable file, read when a program is first seen; absent unless a rule reads it or recordings are to hold it", |e| maybe(image(e).program.sha256())),
     row("process.interactive", FieldType::Boolean, Kinds::PROCESS, "the process has a controlling terminal", |e| boolean(facts(e).interactive())),
     row("process.name", FieldType::Keyword, Kinds::ALL, "name the program was invoked by, then the name of the resolved executable if different", |e| strs(Some(&image(e).names))).all_in("process.Ext.names"),
     row("process.parent.Ext.executables", FieldType::Keyword, Kinds::ALL, "every value of `process.parent.executable`", |e| strs(parent_image(e).map(|i| &*i.executables))).array(),
@@ -333,6 +340,10 @@ fn inode(event: &Event) -> Option<&Inode> {
 
 fn original(event: &Event) -> Option<&PathText> {
     event.file()?.original.as_ref()
+}
+
+fn contents(event: &Event) -> Option<&Contents> {
+    event.file()?.contents.as_deref()
 }
 
 fn network(event: &Event) -> Option<&Network> {

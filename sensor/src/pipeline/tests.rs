@@ -14,11 +14,15 @@ use super::Fault;
 use crate::decode::{self, Body, FileAct};
 use crate::enrich::Enricher;
 use crate::enrich::cgroups::Cgroups;
+use crate::enrich::contents;
 use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::testing::{Key, Run, act_body, end_body, exec_body, header};
 use crate::enrich::users::Users;
-use crate::event::{Event, FIELDS, FieldId, FieldTable, Fields, Host, OwnedValue, Value};
+use crate::event::contents::{Contents, Whole};
+use crate::event::{
+    Event, FIELDS, FieldId, FieldTable, Fields, Host, Kind, Kinds, OwnedValue, Target, Value,
+};
 use crate::json_lines::{Options, Reader};
 use crate::output::json::write_event;
 
@@ -230,6 +234,9 @@ fn live(enricher: &mut Enricher, life: &Life, child: Key, parent: Key) -> Vec<Ev
     ];
     events.extend(enricher.feed_own_acts(at + 4, child, &life.path, life.capabilities));
     events.push(enricher.feed_exit(at + 5, child, life.status));
+    for event in &mut events {
+        hold_contents(event, u64::from(life.status));
+    }
     events
 }
 
@@ -251,6 +258,24 @@ proptest! {
             }
             parent = child;
         }
+    }
+}
+
+/// As if somebody had asked what files hold.
+fn hold_contents(event: &mut Event, size: u64) {
+    let hash: Box<str> = "ba".repeat(32).into();
+    event.process.facts.image.program.set_sha256(hash.clone());
+    if let Target::File(file) = &mut event.target {
+        #[expect(clippy::cast_precision_loss, reason = "a small number")]
+        let whole = Whole {
+            sha256: hash,
+            entropy: size as f64 / 8192.0,
+        };
+        file.contents = Some(Box::new(Contents {
+            size,
+            header: "7f454c46".into(),
+            whole: Some(whole),
+        }));
     }
 }
 
@@ -345,4 +370,33 @@ fn faults_are_named() {
 fn the_settings_defaults_are_the_tables_own() {
     let processes = crate::config::Processes::default();
     assert_eq!(super::table_limits(&processes), TableLimits::default());
+}
+
+#[test]
+fn only_what_rules_name_is_read() {
+    let wanted = |query: &str| {
+        let text =
+            format!("[rule]\nrule_id = \"r\"\nname = \"R\"\ntype = \"eql\"\nquery = '{query}'\n");
+        let path = std::path::Path::new("r.toml").into();
+        let loaded = crate::rule::load_source(&crate::document::Source { path, text });
+        super::reading_for(&loaded.rules)
+    };
+    let renames = Kinds::NONE.with(Kind::Rename);
+    let header =
+        wanted("file where event.action == \"rename\" and file.Ext.header_bytes : \"7f*\"");
+    let expected = contents::Wanted {
+        start: renames,
+        ..contents::Wanted::NOTHING
+    };
+    assert_eq!(header, expected);
+    let hash = wanted("file where event.action == \"rename\" and file.hash.sha256 == \"00\"");
+    let expected = contents::Wanted {
+        whole: renames,
+        ..contents::Wanted::NOTHING
+    };
+    assert_eq!(hash, expected);
+    let program = wanted("process where process.hash.sha256 == \"00\"");
+    assert!(program.programs && program.start == Kinds::NONE);
+    let nothing = wanted("file where file.name == \"x\" and process.name == \"y\"");
+    assert_eq!(nothing, contents::Wanted::NOTHING);
 }

@@ -55,6 +55,7 @@ const ONLY_ON: &[(&str, &[&str])] = &[
         &["creation", "rename", "modification"],
     ),
     ("file.Ext.original.", &["rename"]),
+    ("file.hash.", &["creation", "rename", "modification"]),
     ("file.size", &["creation", "rename", "modification"]),
     ("process.Ext.load_module.", &["load_module"]),
     ("process.Ext.memfd.", &["memfd_create"]),
