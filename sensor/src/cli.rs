@@ -47,6 +47,7 @@ pub enum Command {
     Query(QueryArgs),
     Test(TestArgs),
     Explain(ExplainArgs),
+    Tune(TuneArgs),
     Doctor(DoctorArgs),
     Fields(FieldsArgs),
 }
@@ -290,6 +291,48 @@ pub struct ExplainArgs {
     /// How to print: text for people, json as one document
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub format: ReportFormat,
+}
+
+/// Propose the narrowest exception that hides given alerts
+///
+/// For each event of the alerts, what all of them have in common: the executables, users, directories, addresses. It is printed as a
+/// file for exceptions.d, to be read first; what else it would hide, and whether it would hide the rule's own tests, is said on
+/// standard error.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 proposed, 1 none found or a test of the rule would be hidden.\n\nExamples:\n  \
+                        eql-sensor tune alert.jsonl --rules rules/ --owner infra --reason 'the nightly build' --expires 2030-12-31\n  \
+                        eql-sensor tune alerts.jsonl --number 12 --number 15 --alerts alerts.jsonl > exceptions.d/build.toml"
+)]
+pub struct TuneArgs {
+    /// Files of alerts, one JSON document per line; all have to be of one rule. - is standard input
+    #[arg(value_name = "ALERT", required = true)]
+    pub alerts: Vec<PathBuf>,
+
+    /// Only the alerts of these numbers (`event.sequence`); may be given several times. Without it all that the files hold
+    #[arg(long = "number", value_name = "N")]
+    pub numbers: Vec<u64>,
+
+    /// Alerts in which to look for what else would be hidden. Without it nothing is looked at
+    #[arg(long = "alerts", value_name = "FILE")]
+    pub others: Option<PathBuf>,
+
+    /// Why the alerts need not be seen
+    #[arg(long, value_name = "TEXT", default_value = "say why")]
+    pub reason: String,
+
+    /// Who answers for the exception
+    #[arg(long, value_name = "NAME", default_value = "say who")]
+    pub owner: String,
+
+    /// The last day it holds, such as 2030-12-31, or never
+    #[arg(long, value_name = "DAY", default_value = "never")]
+    pub expires: String,
+
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
 }
 
 /// Say whether this machine can be watched, by which hooks, and what would be missed

@@ -22,8 +22,8 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-const COMMANDS: [&str; 8] = [
-    "run", "check", "replay", "record", "query", "test", "explain", "doctor",
+const COMMANDS: [&str; 9] = [
+    "tune", "run", "check", "replay", "record", "query", "test", "explain", "doctor",
 ];
 
 #[test]

@@ -241,3 +241,150 @@ fn overrides_switch_off_rescore_and_limit() {
     replay("", none, &both())
         .says(&["no loaded rule has rule_id = \"x\"; the override changes nothing"]);
 }
+
+/// Alerts by both builders, then what `tune` says of some of them.
+fn tune(rule: &str, args: &[&str]) -> (i32, String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("rule.toml"), rule).unwrap();
+    std::fs::write(
+        directory.path().join("events.jsonl"),
+        both() + &chain(3, "builder"),
+    )
+    .unwrap();
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_eql-sensor"))
+            .args(args)
+            .current_dir(directory.path())
+            .env_remove("EQL_SENSOR_LOG")
+            .output()
+            .unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (
+            output.status.code().unwrap(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    let (_, alerts, _) = run(&["replay", "--rules", "rule.toml", "events.jsonl"]);
+    std::fs::write(directory.path().join("alerts.jsonl"), alerts).unwrap();
+    let all = [
+        "tune",
+        "alerts.jsonl",
+        "--rules",
+        "rule.toml",
+        "--owner",
+        "infra",
+        "--expires",
+        "2030-12-31",
+    ];
+    run(&[&all[..], args].concat())
+}
+
+#[test]
+fn tune_proposes_the_narrowest_exception_and_says_what_else_it_hides() {
+    let (code, text, said) = tune(
+        RULE,
+        &[
+            "--number",
+            "1",
+            "--alerts",
+            "alerts.jsonl",
+            "--reason",
+            "it \"builds\"",
+        ],
+    );
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(
+        text,
+        "\
+# Written and run
+[[exception]]
+rule_id = \"w-1\"
+query = [
+  'file where user.name == \"build\" and file.path == \"/tmp/build\"',
+  'process where process.executable == \"/tmp/build\" and user.name == \"build\"',
+]
+reason = 'it \"builds\"'
+owner = \"infra\"
+expires = \"2030-12-31\"
+"
+    );
+    assert!(
+        said.contains("of the 3 alerts in `alerts.jsonl` it would hide 0 besides those given"),
+        "{said}"
+    );
+    // It does what it says.
+    assert_eq!(replay(&text, "", &both()).users(), ["mallory"]);
+    // What two alerts have in common is wider, and hides a third.
+    let (code, text, said) = tune(
+        RULE,
+        &["--number", "1", "--number", "3", "--alerts", "alerts.jsonl"],
+    );
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        text.contains("'file where file.path like \"/tmp/*\"'"),
+        "{text}"
+    );
+    assert!(
+        said.contains("it would also hide alerts.jsonl, alert #2"),
+        "{said}"
+    );
+}
+
+#[test]
+fn tune_tells_when_the_rule_would_lose_its_own_test() {
+    let rule = format!(
+        "{RULE}\n[[test]]\nname = \"build\"\nfires = true\nevents = '''\n{}'''\n",
+        chain(5, "build")
+    );
+    let (code, _, said) = tune(&rule, &["--number", "1"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("it would hide the rule's own test `build`"),
+        "{said}"
+    );
+    let (code, _, said) = tune(&rule, &["--number", "2"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("it was held against 1 alerts of the rule's own tests"),
+        "{said}"
+    );
+    let (code, _, said) = tune(&rule, &["--number", "9"]);
+    assert_eq!(code, 1);
+    assert!(
+        said.contains("there is no alert in what was given"),
+        "{said}"
+    );
+}
+
+#[test]
+fn check_reads_exceptions_and_overrides_too() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("rule.toml"), RULE).unwrap();
+    let bad = exception(
+        "rule_id = \"w-1\"",
+        "\"never\"",
+        "'network where destination.port == 80'",
+    );
+    std::fs::write(directory.path().join("e.toml"), bad).unwrap();
+    std::fs::write(
+        directory.path().join("o.toml"),
+        "[[override]]\nrule_id = \"w-2\"\nenabled = false\n",
+    )
+    .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_eql-sensor"))
+        .args(["check", "rule.toml", "e.toml", "o.toml"])
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("e.toml:1:1: error: `network where destination.port == 80` can never hold"),
+        "{text}"
+    );
+    assert!(
+        text.contains("o.toml:1:1: warning: no loaded rule has rule_id = \"w-2\""),
+        "{text}"
+    );
+}

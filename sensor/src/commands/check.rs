@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use anyhow::anyhow;
 
-use super::{Exit, Failure, cost, live, print, unfit};
+use super::{Exit, Failure, cost, gate_and_problems, live, print, unfit};
 use crate::cli::{CheckArgs, ReportFormat};
 use crate::config::{self, Config};
 use crate::document::{Problem, Severity, Source};
+use crate::event::FieldTable;
 use crate::kernel;
 use crate::output::report::{self, Judged, Report};
 use crate::pipeline::{self, Basis, Sight};
-use crate::rule::{self, Loaded};
+use crate::rule::{self, Loaded, Rule};
+use crate::tuning::Tuning;
 
 /// Runs `check`.
 ///
@@ -63,6 +65,7 @@ fn installed(sight: &Sight, report: &mut Report) -> Result<(), Failure> {
         sight,
         report,
     );
+    tuning(&config.rules.exceptions, &config.rules.overrides, report);
     if report.files == 0 && report.settings == 0 {
         return Err(Failure {
             exit: Exit::Usage,
@@ -76,12 +79,22 @@ fn installed(sight: &Sight, report: &mut Report) -> Result<(), Failure> {
 
 fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
     let mut rules = Vec::new();
+    let (mut exceptions, mut overrides) = (Vec::new(), Vec::new());
     for path in paths {
         let inside = path.join(config::FILE_NAME);
         if path.is_dir() && inside.exists() {
             // A directory of settings, such as /etc/eql-sensor: its rules are one below.
             settings(&inside, report);
             rules.extend(Some(path.join("rules.d")).filter(|rules| rules.is_dir()));
+            exceptions.push(path.join("exceptions.d"));
+            overrides.push(path.join("overrides.d"));
+        } else if let Some(is_exceptions) = sort_of_tuning(path) {
+            let paths = if is_exceptions {
+                &mut exceptions
+            } else {
+                &mut overrides
+            };
+            paths.push(path.clone());
         } else if is_settings(path) {
             settings(path, report);
         } else {
@@ -103,6 +116,30 @@ fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
             }
         }
     }
+    tuning(&exceptions, &overrides, report);
+}
+
+/// Whether a path holds exceptions (true) or overrides (false): by its content, or by the name of the directory.
+fn sort_of_tuning(path: &Path) -> Option<bool> {
+    if path.is_dir() {
+        return match path.file_name()?.to_str()? {
+            "exceptions.d" => Some(true),
+            "overrides.d" => Some(false),
+            _ => None,
+        };
+    }
+    Tuning::is_exceptions(&Source::read(path, "file").ok()?)
+}
+
+/// What is wrong with exceptions and overrides, for the rules at hand.
+fn tuning(exceptions: &[PathBuf], overrides: &[PathBuf], report: &mut Report) {
+    let (tuning, problems) = Tuning::load(exceptions, overrides);
+    report.problems.extend(problems);
+    let rules = report.rules.iter().map(|judged| Arc::clone(&judged.rule));
+    let mut rules: Vec<Arc<Rule>> = rules.collect();
+    report.problems.extend(tuning.apply(&mut rules));
+    let (_, problems) = gate_and_problems(&tuning, &rules, &mut FieldTable::sensor());
+    report.problems.extend(problems);
 }
 
 fn is_settings(path: &Path) -> bool {

@@ -103,7 +103,7 @@ fn events(args: &ExplainArgs, mut explained: Explained) -> Result<Exit, Failure>
 }
 
 /// The rule of a file, or the loaded one with this id or name.
-fn find(wanted: &Path, rules: &RuleArgs, config: &Config) -> Result<Arc<Rule>, Failure> {
+pub(super) fn find(wanted: &Path, rules: &RuleArgs, config: &Config) -> Result<Arc<Rule>, Failure> {
     if wanted.is_file() {
         let loaded = rule::load(&[wanted.to_owned()]);
         log(&loaded.problems);
@@ -133,7 +133,7 @@ fn find(wanted: &Path, rules: &RuleArgs, config: &Config) -> Result<Arc<Rule>, F
 }
 
 /// The alerts of a file with the ids of their rules and their events; none when it holds events.
-fn alerts(recording: &Recording) -> Vec<(String, Recording)> {
+pub(super) fn alerts(recording: &Recording) -> Vec<(String, Recording)> {
     let documents = recording.lines.iter().map_while(|(number, line)| {
         let document: Json = serde_json::from_str(line).ok()?;
         (document.pointer("/event/kind")? == "alert").then_some((*number, document))

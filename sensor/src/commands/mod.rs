@@ -15,6 +15,7 @@ pub mod record;
 pub mod replay;
 pub mod run;
 pub mod test;
+pub mod tune;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -91,6 +92,7 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Query(args) => query::query(args),
         Command::Test(args) => test::test(args),
         Command::Explain(args) => explain::explain(args),
+        Command::Tune(args) => tune::tune(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Fields(args) => fields::fields(args),
     }
@@ -173,11 +175,20 @@ pub fn load_tuning(args: &TuningArgs, config: &Config) -> Result<Tuning, Failure
 
 /// The gate before alerts, for rules in the engine's order.
 pub fn gate(tuning: &Tuning, rules: &[Arc<Rule>], table: &mut FieldTable) -> Gate {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now_ns = now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
-    let (gate, problems) = Gate::new(tuning, rules, table, now_ns);
+    let (gate, problems) = gate_and_problems(tuning, rules, table);
     log(&problems);
     gate
+}
+
+/// The gate, and what is wrong with exceptions today.
+fn gate_and_problems(
+    tuning: &Tuning,
+    rules: &[Arc<Rule>],
+    table: &mut FieldTable,
+) -> (Gate, Vec<Problem>) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now_ns = now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+    Gate::new(tuning, rules, table, now_ns)
 }
 
 /// The rules in one engine. A rule that can not be compiled stays out, and is logged.

@@ -130,6 +130,26 @@ impl Tuning {
         (tuning, problems)
     }
 
+    /// The exceptions of one file at hand.
+    #[must_use]
+    pub fn exceptions_of(source: &Source) -> (Tuning, Vec<Problem>) {
+        let mut tuning = Tuning::default();
+        let problems = read::read(source, read::What::Exceptions, &mut tuning);
+        (tuning, problems)
+    }
+
+    /// What sort of file this is, if it is one of these: exceptions (true) or overrides (false).
+    #[must_use]
+    pub fn is_exceptions(source: &Source) -> Option<bool> {
+        let (document, _) = source.parse();
+        let has = |key: &str| document.get_ref().contains_key(key);
+        match (has("rule"), has("exception"), has("override")) {
+            (false, true, _) => Some(true),
+            (false, false, true) => Some(false),
+            _ => None,
+        }
+    }
+
     /// Applies overrides, in the order they were read: rules that are switched off leave, others take their severity and score. Of
     /// two overrides of one thing the later counts.
     pub fn apply(&self, rules: &mut Vec<Arc<Rule>>) -> Vec<Problem> {
