@@ -86,6 +86,19 @@ impl Fields for FlatEvent {
         self.time_ns
     }
 
+    fn bytes(&self) -> usize {
+        let texts = self.list.iter().filter_map(|value| match value {
+            OwnedValue::Str(text) => Some(&**text),
+            _ => None,
+        });
+        size_of::<Self>()
+            + self.text.len()
+            + size_of_val(&*self.slots)
+            + size_of_val(&*self.pieces)
+            + size_of_val(&*self.list)
+            + texts.map(str::len).sum::<usize>()
+    }
+
     #[inline]
     fn values(&self, field: FieldId) -> Values<'_> {
         let Some(column) = self.columns.get(usize::from(field.0)) else {

@@ -58,9 +58,9 @@ pub struct Limits {
     pub partials: usize,
     /// Partial matches per key and step of a sequence with aliases.
     pub alias_partials: usize,
-    /// Partial matches over all rules, in bytes by [`Limits::partial_bytes`].
+    /// Partial matches over all rules, in bytes: of each [`Limits::partial_bytes`], and every event it holds.
     pub bytes: usize,
-    /// What one partial match is taken to cost, the event it pins included.
+    /// What one partial match is taken to cost besides the events it holds.
     pub partial_bytes: usize,
     /// How long a partial match of a sequence without maxspan may wait.
     pub idle: Duration,
@@ -81,7 +81,7 @@ impl Default for Limits {
             partials: 65_536,
             alias_partials: 64,
             bytes: 256 << 20,
-            partial_bytes: 1024,
+            partial_bytes: 512,
             idle: Duration::from_secs(3600),
             sample_window: Duration::from_secs(540),
             late: Duration::from_secs(1),
@@ -289,7 +289,7 @@ pub struct Engine<E> {
     waiting: Vec<usize>,
     /// The next plan whose expired partials are swept, one per event.
     sweep: usize,
-    /// Partials of all plans together.
+    /// Bytes that the partials of all plans are taken to cost.
     held: usize,
     found: Vec<Match<E>>,
 }
@@ -348,6 +348,17 @@ impl<E> FormState<E> {
             FormState::Sequence(state) => state.store.len(),
             FormState::Sample(state) => state.held,
         }
+    }
+
+    /// What is held, in bytes.
+    #[inline]
+    fn bytes(&self, limits: &Limits) -> usize {
+        let events = match self {
+            FormState::Event => 0,
+            FormState::Sequence(state) => state.store.pinned(),
+            FormState::Sample(state) => state.pinned,
+        };
+        events.saturating_add(self.held().saturating_mul(limits.partial_bytes))
     }
 }
 
@@ -440,7 +451,7 @@ impl<E: Fields + Clone> Engine<E> {
         let Some(counters) = self.counters.get_mut(plan.rule) else {
             return;
         };
-        let before = state.form.held();
+        let before = state.form.bytes(&self.limits);
         let mut turn = Turn {
             event,
             ordinal,
@@ -479,7 +490,7 @@ impl<E: Fields + Clone> Engine<E> {
                 });
             }
         }
-        self.held = self.held + state.form.held() - before;
+        self.held = self.held + state.form.bytes(&self.limits) - before;
         self.pipe(at, matches);
         self.keep_budget();
     }
@@ -526,13 +537,13 @@ impl<E: Fields + Clone> Engine<E> {
             let Some(counters) = self.counters.get_mut(plan.rule) else {
                 continue;
             };
+            let before = state.form.bytes(&self.limits);
             if let (PlanForm::Sequence(sequence), FormState::Sequence(inner)) =
                 (&plan.form, &mut state.form)
             {
-                let before = inner.store.len();
                 sequence.finish(inner, counters, &mut self.found);
-                self.held = self.held + inner.store.len() - before;
             }
+            self.held = self.held + state.form.bytes(&self.limits) - before;
             self.pipe(at, matches);
             let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
                 continue;
@@ -572,7 +583,7 @@ impl<E: Fields + Clone> Engine<E> {
         let Some(counters) = self.counters.get_mut(plan.rule) else {
             return;
         };
-        let before = state.form.held();
+        let before = state.form.bytes(&self.limits);
         match (&plan.form, &mut state.form) {
             (PlanForm::Sequence(sequence), FormState::Sequence(inner)) => {
                 sequence.expire(inner, self.now_ns, &self.clocks, counters, &mut self.found);
@@ -583,7 +594,7 @@ impl<E: Fields + Clone> Engine<E> {
             }
             _ => return,
         }
-        self.held = self.held + state.form.held() - before;
+        self.held = self.held + state.form.bytes(&self.limits) - before;
         self.pipe(at, matches);
     }
 
@@ -602,15 +613,15 @@ impl<E: Fields + Clone> Engine<E> {
 
     /// Keeps all rules together within the byte budget: the rule that holds most gives up its oldest.
     fn keep_budget(&mut self) {
-        let most = self.limits.bytes / self.limits.partial_bytes.max(1);
-        while self.held > most.max(1) {
-            let largest = (0..self.states.len())
-                .max_by_key(|i| self.states.get(*i).map_or(0, |s| s.form.held()));
+        while self.held > self.limits.bytes {
+            let bytes = |state: &RuleState<E>| state.form.bytes(&self.limits);
+            let largest =
+                (0..self.states.len()).max_by_key(|i| self.states.get(*i).map_or(0, bytes));
             let Some(at) = largest else { return };
             let (Some(plan), Some(state)) = (self.plans.get(at), self.states.get_mut(at)) else {
                 return;
             };
-            let before = state.form.held();
+            let before = state.form.bytes(&self.limits);
             match &mut state.form {
                 FormState::Event => return,
                 FormState::Sequence(inner) => {
@@ -623,14 +634,14 @@ impl<E: Fields + Clone> Engine<E> {
                     inner.remove_longest_idle();
                 }
             }
-            let after = state.form.held();
+            let after = state.form.bytes(&self.limits);
             if after == before {
                 return;
             }
             self.held -= before - after;
             if let Some(counters) = self.counters.get_mut(plan.rule) {
                 counters.evicted += 1;
-                counters.partials = after as u64;
+                counters.partials = state.form.held() as u64;
             }
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::event::Value;
+use crate::event::{Fields, Value};
 
 use super::key::{self, StoredKeys};
 
@@ -33,6 +33,23 @@ pub(super) struct Node<E> {
     /// Step of the query, before `runs` expansion.
     pub(super) step: u32,
     pub(super) previous: Option<Arc<Node<E>>>,
+    /// Bytes held by this node and the ones before it, their events included.
+    bytes: usize,
+}
+
+impl<E: Fields> Node<E> {
+    pub(super) fn new(event: E, step: u32, previous: Option<Arc<Node<E>>>) -> Arc<Self> {
+        /// Two counts of references, and what the allocator adds.
+        const SHARED: usize = 32;
+        let own = event.bytes() + size_of::<Self>() + SHARED;
+        let before = previous.as_ref().map_or(0, |node| node.bytes);
+        Arc::new(Node {
+            event,
+            step,
+            previous,
+            bytes: before.saturating_add(own),
+        })
+    }
 }
 
 impl<E> Drop for Node<E> {
@@ -87,6 +104,8 @@ pub(super) struct Store<E> {
     oldest: u32,
     newest: u32,
     live: usize,
+    /// Bytes of the events of all partials. What several share counts for each.
+    pinned: usize,
     /// Partials per position.
     waiting: Vec<usize>,
     /// A position got its first partial or lost its last since somebody asked.
@@ -108,6 +127,7 @@ impl<E> Store<E> {
             oldest: NONE,
             newest: NONE,
             live: 0,
+            pinned: 0,
             waiting: vec![0; positions],
             stirred: false,
             newest_entry: NONE,
@@ -117,6 +137,20 @@ impl<E> Store<E> {
     /// Partials held.
     pub(super) fn len(&self) -> usize {
         self.live
+    }
+
+    /// Bytes of the events that partials hold.
+    pub(super) fn pinned(&self) -> usize {
+        self.pinned
+    }
+
+    /// Gives a partial its next event.
+    pub(super) fn set_tail(&mut self, id: u32, tail: Arc<Node<E>>) {
+        let bytes = tail.bytes;
+        if let Some(partial) = self.get_mut(id) {
+            let before = std::mem::replace(&mut partial.tail, tail).bytes;
+            self.pinned = self.pinned.saturating_add(bytes).saturating_sub(before);
+        }
     }
 
     pub(super) fn entry(&self, id: u32) -> Option<&Entry> {
@@ -263,8 +297,8 @@ impl<E> Store<E> {
 
     /// Lets a partial that has no timer begin anew where it waits, youngest of all.
     pub(super) fn renew(&mut self, id: u32, new: NewPartial<E>) {
+        self.set_tail(id, new.tail);
         if let Some(partial) = self.get_mut(id) {
-            partial.tail = new.tail;
             partial.first_ns = new.first_ns;
             partial.last = new.last;
             partial.lead_ns = new.lead_ns;
@@ -274,6 +308,7 @@ impl<E> Store<E> {
 
     /// Adds a partial that waits nowhere yet, youngest of all.
     pub(super) fn insert_unplaced(&mut self, entry: u32, new: NewPartial<E>) -> u32 {
+        self.pinned = self.pinned.saturating_add(new.tail.bytes);
         let id = put(
             &mut self.partials,
             &mut self.free_partials,
@@ -366,6 +401,7 @@ impl<E> Store<E> {
         self.detach(id);
         let partial = self.partials.get_mut(id as usize).and_then(Option::take)?;
         self.free_partials.push(id);
+        self.pinned = self.pinned.saturating_sub(partial.tail.bytes);
         self.unlink(partial.older, partial.newer);
         self.live -= 1;
         self.unhold(partial.entry);

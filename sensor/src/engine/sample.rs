@@ -33,6 +33,8 @@ pub(super) struct SampleState<E> {
     /// Keys in the order they were last seen; stale where the group's `seen` differs.
     pub(super) age: VecDeque<(u64, u32)>,
     pub(super) held: usize,
+    /// Bytes of the events held. One that several filters or keys hold counts for each.
+    pub(super) pinned: usize,
     visits: u64,
 }
 
@@ -56,6 +58,7 @@ impl<E> SampleState<E> {
             free: Vec::new(),
             age: VecDeque::new(),
             held: 0,
+            pinned: 0,
             visits: 0,
         }
     }
@@ -104,7 +107,7 @@ impl Sample {
         turn.counters.partials = state.held as u64;
     }
 
-    pub(super) fn expire<E>(
+    pub(super) fn expire<E: Fields>(
         &self,
         state: &mut SampleState<E>,
         now_ns: i64,
@@ -128,7 +131,7 @@ impl Sample {
     }
 }
 
-impl<E> SampleState<E> {
+impl<E: Fields> SampleState<E> {
     pub(super) fn group(&self, id: u32) -> Option<&Group<E>> {
         self.groups.get(id as usize).and_then(Option::as_ref)
     }
@@ -217,11 +220,14 @@ impl<E> SampleState<E> {
             .position(|(o, _)| *o < ordinal)
             .unwrap_or(hits.len());
         hits.insert(at, (ordinal, event.clone()));
-        let dropped = hits.len() > keep;
-        if dropped {
-            hits.pop_back();
-        }
-        self.held += usize::from(!dropped);
+        let dropped = if hits.len() > keep {
+            hits.pop_back()
+        } else {
+            None
+        };
+        self.held += usize::from(dropped.is_none());
+        let less = dropped.map_or(0, |(_, event)| event.bytes());
+        self.pinned = (self.pinned + event.bytes()).saturating_sub(less);
         self.age.push_back((visit, id));
         if self.age.len() > 2 * self.held + 64 {
             let groups = &self.groups;
@@ -235,16 +241,17 @@ impl<E> SampleState<E> {
     }
 
     fn forget_older(&mut self, id: u32, from_ns: i64) {
-        let mut forgotten = 0;
+        let (mut forgotten, mut bytes) = (0, 0);
         if let Some(group) = self.group_mut(id) {
             for hits in &mut group.hits {
-                while hits.back().is_some_and(|(o, _)| o.time_ns < from_ns) {
-                    hits.pop_back();
+                while let Some((_, event)) = hits.pop_back_if(|(o, _)| o.time_ns < from_ns) {
+                    bytes += event.bytes();
                     forgotten += 1;
                 }
             }
         }
         self.held -= forgotten;
+        self.pinned = self.pinned.saturating_sub(bytes);
     }
 
     /// The match of a key, if every filter has an event of its own: newest events first, by filter.
@@ -278,6 +285,9 @@ impl<E> SampleState<E> {
         };
         self.free.push(id);
         self.held -= group.hits.iter().map(VecDeque::len).sum::<usize>();
+        let events = group.hits.iter().flatten();
+        let bytes: usize = events.map(|(_, event)| event.bytes()).sum();
+        self.pinned = self.pinned.saturating_sub(bytes);
         if let Ok(found) = self.table.find_entry(group.hash, |other| *other == id) {
             found.remove();
         }

@@ -201,12 +201,9 @@ impl Sequence {
         None
     }
 
-    fn root<E: Clone>(&self, event: &E) -> Arc<Node<E>> {
-        Arc::new(Node {
-            event: event.clone(),
-            step: self.stages.first().copied().unwrap_or(0),
-            previous: None,
-        })
+    fn root<E: Fields + Clone>(&self, event: &E) -> Arc<Node<E>> {
+        let step = self.stages.first().copied().unwrap_or(0);
+        Node::new(event.clone(), step, None)
     }
 
     fn open<E: Fields + Clone>(
@@ -264,12 +261,9 @@ impl Sequence {
             return;
         };
         let entry = partial.entry;
-        partial.tail = Arc::new(Node {
-            event: turn.event.clone(),
-            step,
-            previous: Some(partial.tail.clone()),
-        });
         partial.last = turn.ordinal;
+        let tail = Node::new(turn.event.clone(), step, Some(partial.tail.clone()));
+        state.store.set_tail(id, tail);
         if stage + 1 < self.stages.len() {
             self.make_room(state, turn, entry, stage);
             state.store.push(id, stage);

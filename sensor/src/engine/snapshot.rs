@@ -228,7 +228,7 @@ impl<E: Fields + Clone> Engine<E> {
                 continue;
             };
             state.pipes.restore(rule.pipes);
-            let before = state.form.held();
+            let before = state.form.bytes(&self.limits);
             match (&plan.form, &mut state.form) {
                 (PlanForm::Sequence(plan), FormState::Sequence(state)) => {
                     if let Some(saved) = rule.sequence {
@@ -245,7 +245,7 @@ impl<E: Fields + Clone> Engine<E> {
                 }
                 _ => {}
             }
-            self.held = self.held + state.form.held() - before;
+            self.held = self.held + state.form.bytes(&self.limits) - before;
             if let Some(counters) = self.counters.get_mut(plan.rule) {
                 counters.partials = state.form.held() as u64;
             }
@@ -415,7 +415,7 @@ fn save_chain<E, T>(
     previous.unwrap_or(u32::MAX)
 }
 
-fn load_sequence<E: Clone, T>(
+fn load_sequence<E: Fields + Clone, T>(
     plan: &Sequence,
     state: &mut State<E>,
     saved: SavedSequence<T>,
@@ -430,13 +430,7 @@ fn load_sequence<E: Clone, T>(
             .map(|at| nodes.get(at as usize).cloned().flatten());
         let whole = !matches!(previous, Some(None)) && (node.step as usize) < plan.steps.len();
         let event = if whole { read(&node.event) } else { None };
-        nodes.push(event.map(|event| {
-            Arc::new(Node {
-                event,
-                step: node.step,
-                previous: previous.flatten(),
-            })
-        }));
+        nodes.push(event.map(|event| Node::new(event, node.step, previous.flatten())));
     }
     let mut home: HashMap<u32, (&SavedPlace, u32)> = HashMap::new();
     for place in &saved.places {
@@ -502,7 +496,7 @@ fn entry_of<E>(state: &mut State<E>, keys: &[Option<OwnedValue>]) -> u32 {
     state.store.find_or_insert(hash, &tuple)
 }
 
-fn save_sample<E, T>(
+fn save_sample<E: Fields, T>(
     state: &SampleState<E>,
     write: &mut impl FnMut(&E) -> T,
 ) -> Vec<SavedGroup<T>> {
@@ -528,7 +522,7 @@ fn save_sample<E, T>(
         .collect()
 }
 
-fn load_sample<E: Clone, T>(
+fn load_sample<E: Fields + Clone, T>(
     state: &mut SampleState<E>,
     saved: Vec<SavedGroup<T>>,
     read: &mut impl FnMut(&T) -> Option<E>,

@@ -136,6 +136,10 @@ pub trait Fields {
     fn time_ns(&self) -> i64;
     /// Values of a field; [`Values::Missing`] when the event does not carry it.
     fn values(&self, field: FieldId) -> Values<'_>;
+    /// Bytes that are kept as long as the event is held. What several events share counts for each of them.
+    fn bytes(&self) -> usize {
+        size_of_val(self)
+    }
 }
 
 /// An event that can be shown as a whole, as the evidence of an alert.
@@ -161,6 +165,11 @@ impl<T: Fields + ?Sized> Fields for Arc<T> {
     #[inline]
     fn time_ns(&self) -> i64 {
         (**self).time_ns()
+    }
+
+    #[inline]
+    fn bytes(&self) -> usize {
+        (**self).bytes()
     }
 
     #[inline]
@@ -496,6 +505,17 @@ impl Fields for Event {
     #[inline]
     fn time_ns(&self) -> i64 {
         i64::try_from(self.boot_ns).unwrap_or(i64::MAX)
+    }
+
+    fn bytes(&self) -> usize {
+        // Twice the image, for the command line made of its arguments. Images of ancestors are counted where all images are.
+        let process = size_of::<Process>() + 2 * self.process.facts.image.bytes();
+        let of_file = |file: &File| {
+            let original = file.original.as_ref().and_then(|path| path.path());
+            let texts = [file.path(), original, file.target.as_deref()];
+            texts.into_iter().flatten().map(str::len).sum::<usize>()
+        };
+        size_of::<Event>() + process + self.file().map_or(0, of_file)
     }
 
     #[inline]

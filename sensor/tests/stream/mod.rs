@@ -128,6 +128,21 @@ enum Held {
 }
 
 impl Fields for Numbered {
+    fn bytes(&self) -> usize {
+        let value = |value: &OwnedValue| match value {
+            OwnedValue::Str(text) => text.len() + 48,
+            _ => 0,
+        };
+        let held = |held: &Held| match held {
+            Held::Values(values) => {
+                size_of_val(&**values) + values.iter().map(value).sum::<usize>()
+            }
+            Held::Object => 0,
+        };
+        let values = size_of_val(&*self.values) + self.values.iter().map(held).sum::<usize>();
+        size_of::<Self>() + values
+    }
+
     fn time_ns(&self) -> i64 {
         self.time_ns
     }
