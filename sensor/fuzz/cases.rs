@@ -15,7 +15,7 @@ use sensor::eql::query::{FieldType, Query};
 use sensor::eql::{self, Diagnostic, Mode, OpenSchema, Origin, Schema, Severity};
 use sensor::event::{FieldTable, Fields as _};
 use sensor::json_lines::{FlatEvent, Options, Reader};
-use sensor::rule;
+use sensor::{kql as language, rule};
 
 /// A closed schema over a few short names, so that inputs reach every type.
 struct Few;
@@ -73,6 +73,28 @@ pub(crate) fn parse_check(data: &[u8]) {
             check_diagnostic(diagnostic, &text);
         }
         drop(outcome);
+    }
+}
+
+/// The same for KQL.
+pub(crate) fn kql(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    for schema in [&OpenSchema as &dyn Schema, &Few] {
+        match language::compile(&text, schema) {
+            Ok(checked) => {
+                let found = &checked.warnings;
+                assert!(!found.iter().any(|d| d.severity == Severity::Error));
+                found.iter().for_each(|d| check_diagnostic(d, &text));
+                let mut builder = Builder::new(Limits::default());
+                if let Err(error) = builder.add(0, &checked.query) {
+                    panic!("a query that was checked is refused: {error}");
+                }
+            }
+            Err(found) => {
+                assert!(found.iter().any(|d| d.severity == Severity::Error));
+                found.iter().for_each(|d| check_diagnostic(d, &text));
+            }
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::engine::Match;
+use crate::engine::{Match, Tally};
 use crate::event::{Event, Evidence, FieldId, FieldTable, OwnedValue, Value, Values};
 use crate::rule::Rule;
 
@@ -33,6 +33,10 @@ pub struct Alert {
     /// Records the kernel could not deliver between the first event and the alert: what the alert says may be incomplete.
     pub lost: u64,
     pub subject: Subject,
+    /// What a rule that remembers or counts found out.
+    pub tally: Option<Tally>,
+    /// Since when, nanoseconds since the Unix epoch.
+    pub tally_since_wall_ns: Option<i64>,
 }
 
 /// One event of the match and the clause that describes it.
@@ -63,6 +67,8 @@ pub struct Group<T> {
     /// Each match's keys.
     pub keys: Vec<Vec<Option<OwnedValue>>>,
     pub events: Vec<Arc<T>>,
+    /// Of the first match.
+    pub tally: Option<Tally>,
 }
 
 /// Makes one of matches that differ only in the key: arrays with several values in common match once for each, and people
@@ -84,6 +90,7 @@ pub fn merge<T>(matches: Vec<Match<Arc<T>>>) -> Vec<Group<T>> {
                 rule: found.rule,
                 keys: vec![found.keys],
                 events: found.events,
+                tally: found.tally,
             }),
         }
     }
@@ -203,6 +210,7 @@ impl Builder {
         rule: &Arc<Rule>,
         keys: &[Vec<Option<OwnedValue>>],
         events: Vec<Arc<dyn Evidence>>,
+        tally: Option<Tally>,
         lost: u64,
     ) -> Alert {
         self.sequence += 1;
@@ -217,6 +225,15 @@ impl Builder {
         message.push_str(": ");
         message.push_str(&sentence(&clauses));
         let last = views.last();
+        let join = joins(rule, keys);
+        let tally_since_wall_ns = tally.as_ref().zip(last).map(|(tally, last)| {
+            let (Tally::New { since_ns } | Tally::Count { since_ns, .. }) = tally;
+            let before = last.event.time_ns().saturating_sub(*since_ns);
+            last.wall_ns().saturating_sub(before)
+        });
+        if let (Some(tally), Some(since), Some(last)) = (&tally, tally_since_wall_ns, last) {
+            tally::say(tally, rule, &join, since, last.wall_ns(), &mut message);
+        }
         let tree = last.map_or_else(Vec::new, |last| tree(last, &views));
         let subject = last.map_or_else(Subject::default, View::subject);
         let wall_ns = last.map_or(0, View::wall_ns);
@@ -235,11 +252,13 @@ impl Builder {
             wall_ns,
             rule: Arc::clone(rule),
             message,
-            join: joins(rule, keys),
+            join,
             events,
             tree,
             lost,
             subject,
+            tally,
+            tally_since_wall_ns,
         }
     }
 
@@ -649,6 +668,8 @@ fn acts(c: char) -> bool {
             | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+mod tally;
+
 #[cfg(test)]
 pub(crate) mod sample;
 
@@ -664,6 +685,7 @@ mod tests {
             rule,
             keys: vec![Some(OwnedValue::Str(key.into()))],
             events: events.iter().map(|event| Arc::clone(event)).collect(),
+            tally: None,
         };
         let groups = merge(vec![
             found(0, "x", &[&a, &b]),

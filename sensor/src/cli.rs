@@ -180,11 +180,12 @@ pub struct ReplayArgs {
     pub allow_no_rules: bool,
 }
 
-/// Run one EQL query over recorded events and print what matches
+/// Run one EQL or KQL query over recorded events and print what matches
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
                         eql-sensor query 'process where process.name == \"curl\"' events.jsonl\n  \
                         eql-sensor query --count 'sequence by process.entity_id [process where true] [network where true]' events.jsonl\n  \
+                        eql-sensor query --kql 'process.name : (curl or wget) and process.args : *://*' events.jsonl\n  \
                         eql-sensor query --schema none --field-timestamp ts --field-category kind 'any where true' other.jsonl")]
 pub struct QueryArgs {
     /// The query
@@ -214,6 +215,10 @@ pub struct QueryArgs {
     /// Print the number of matches instead of the matches
     #[arg(long)]
     pub count: bool,
+
+    /// The query is KQL, as rules of the types query, threshold and new_terms are; the category is then a field like any other
+    #[arg(long, conflicts_with = "field_category")]
+    pub kql: bool,
 }
 
 /// Run the tests that rules carry

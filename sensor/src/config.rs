@@ -51,6 +51,8 @@ pub struct Rules {
     /// Drop-in directories of exceptions and of overrides, of the same precedence.
     pub exceptions: Vec<PathBuf>,
     pub overrides: Vec<PathBuf>,
+    /// How long rules for new terms that have nothing to compare with only note what they see.
+    pub new_terms_learning: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +132,8 @@ pub struct Engine {
     pub keys_per_event_max: usize,
     /// How long a partial match waits when its rule has no maxspan.
     pub idle: Duration,
+    /// Combinations of terms one rule remembers, keys one rule counts by.
+    pub terms_max: usize,
 }
 
 /// Bounds of the process table.
@@ -185,6 +189,7 @@ impl Default for Rules {
             directories: below(&["/etc", "/run", "/usr/lib"], "rules.d"),
             exceptions: below(&["/etc", "/run"], "exceptions.d"),
             overrides: below(&["/etc", "/run"], "overrides.d"),
+            new_terms_learning: Duration::from_secs(3600),
         }
     }
 }
@@ -196,6 +201,7 @@ impl Default for Engine {
             partial_bytes_max: 256 << 20,
             keys_per_event_max: 256,
             idle: Duration::from_secs(3600),
+            terms_max: 10_000,
         }
     }
 }
@@ -412,6 +418,8 @@ impl<'t> Reader<'t> {
         if let Some(directories) = self.paths(table, "overrides") {
             rules.overrides = directories;
         }
+        let learning = &mut rules.new_terms_learning;
+        self.seconds(table, "new_terms_learning_s", 0..=86_400 * 30, learning);
     }
 
     fn kernel(&mut self, table: &mut Table<'t>, kernel: &mut Kernel) {
@@ -496,6 +504,7 @@ impl<'t> Reader<'t> {
             &mut engine.keys_per_event_max,
         );
         self.seconds(table, "idle_s", 1..=86_400 * 30, &mut engine.idle);
+        self.count(table, "terms_max", 1..=1 << 24, &mut engine.terms_max);
     }
 
     fn processes(&mut self, table: &mut Table<'t>, processes: &mut Processes) {

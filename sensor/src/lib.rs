@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod alert;
+pub mod baseline;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -19,6 +20,7 @@ pub mod eql;
 pub mod event;
 pub mod json_lines;
 pub mod kernel;
+pub mod kql;
 pub mod loss;
 pub mod metrics;
 pub mod output;

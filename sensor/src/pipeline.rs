@@ -682,7 +682,7 @@ impl Stop {
 }
 
 /// Where systemd says state is kept, else the usual place if it is there.
-fn state_directory() -> Option<PathBuf> {
+pub(crate) fn state_directory() -> Option<PathBuf> {
     let usual = Path::new("/var/lib/eql-sensor");
     match std::env::var_os("STATE_DIRECTORY") {
         Some(directory) if !directory.is_empty() => Some(directory.into()),
@@ -697,7 +697,7 @@ pub fn boot_ns() -> u64 {
 }
 
 /// Wall clock minus boot clock.
-fn wall_offset_ns() -> i64 {
+pub(crate) fn wall_offset_ns() -> i64 {
     let before = nanoseconds(ClockId::Boottime);
     let wall = nanoseconds(ClockId::Realtime);
     let after = nanoseconds(ClockId::Boottime);

@@ -403,7 +403,7 @@ fn others_are_skipped_with_the_reason() {
     };
     let write =
         |name: &str, text: String| std::fs::write(directory.path().join(name), text).unwrap();
-    write("a.toml", rule("", "new_terms"));
+    write("a.toml", rule("", "esql"));
     write(
         "b.toml",
         rule("[metadata]\nmaturity = \"deprecated\"", "eql"),
@@ -419,7 +419,7 @@ fn others_are_skipped_with_the_reason() {
     let output = check(directory.path(), &["--verbose", "."]);
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
-        "./a.toml: skipped: not supported: new_terms\n\
+        "./a.toml: skipped: not supported: esql\n\
          ./b.toml: skipped: deprecated\n\
          ./c.toml: skipped: not for linux: Windows, macOS\n\
          ./d.toml: skipped: not for linux: windows\n\

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use sensor::eql::query::FieldType;
 use sensor::eql::schema::closest;
 use sensor::eql::{self, Kind, Mode, OpenSchema, Origin, Schema};
+use sensor::kql;
 
 /// A few fields, so that the cases do not change with the sensor's own.
 struct FewFields {
@@ -86,7 +87,13 @@ fn run(case: &toml::Value) -> Case {
         Some("suggesting") => &FewFields { closed: false },
         _ => &OpenSchema,
     };
-    let found = match eql::compile(&query, schema, mode) {
+    let kql = case.get("kql").and_then(toml::Value::as_bool) == Some(true);
+    let compiled = if kql {
+        kql::compile(&query, schema)
+    } else {
+        eql::compile(&query, schema, mode)
+    };
+    let found = match compiled {
         Ok(checked) => checked.warnings,
         Err(found) => found,
     };

@@ -23,6 +23,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("event", &[]),
     // A language and nothing more: no events, files or clocks.
     ("eql", &[]),
+    // A second language with the same meaning of values: it gives the same typed query.
+    ("kql", &["eql"]),
     // Only the wire, which lives in its own crate.
     ("kernel", &["config"]),
     ("decode", &[]),
@@ -31,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Events from outside, in the same vocabulary; text is a date there when the language reads it as one.
     ("json_lines", &["eql", "event"]),
     // A rule holds a typed query, checked against the event table.
-    ("rule", &["eql", "event"]),
+    ("rule", &["eql", "event", "kql"]),
     // Typed queries and events to matches.
     ("engine", &["eql", "event"]),
     // Match and its rule to Alert.

@@ -70,7 +70,7 @@ pub(crate) fn alert(rule: &Arc<Rule>, events: &[&[(&str, &str)]], lost: u64) -> 
     });
     let events = events.collect();
     let key = Some(OwnedValue::Str("rev".into()));
-    builder.build(rule, &[vec![key]], events, lost)
+    builder.build(rule, &[vec![key]], events, None, lost)
 }
 
 pub(crate) const CHAIN: &[&[(&str, &str)]] = &[

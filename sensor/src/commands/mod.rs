@@ -231,6 +231,7 @@ fn engine_limits(config: &Config) -> engine::Limits {
         bytes: config.engine.partial_bytes_max,
         keys_per_event: config.engine.keys_per_event_max,
         idle: config.engine.idle,
+        terms: config.engine.terms_max,
         ..engine::Limits::default()
     }
 }

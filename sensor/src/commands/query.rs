@@ -1,4 +1,4 @@
-//! `query`: one EQL query over JSON lines.
+//! `query`: one EQL or KQL query over JSON lines.
 //!
 //! In: a query and files of events. Out: one JSON line per match, or their number. Inputs of moderate size are put in order
 //! of time first, larger ones are read as they come. A broken line is reported and passed over, and makes the command fail.
@@ -19,6 +19,7 @@ use crate::eql::diagnostic::Origin;
 use crate::eql::{self, OpenSchema, Schema};
 use crate::event::{FieldTable, OwnedValue};
 use crate::json_lines::{FlatEvent, LineError, Lines, Options, Reader};
+use crate::kql;
 use crate::output::json;
 use crate::rule::schema::SensorSchema;
 
@@ -38,7 +39,7 @@ pub fn query(args: &QueryArgs) -> Result<Exit, Failure> {
         SchemaName::None => (&OpenSchema, FieldTable::empty()),
         SchemaName::Sensor => (&SensorSchema, FieldTable::sensor()),
     };
-    let Some(checked) = check(&args.query, schema) else {
+    let Some(checked) = check(args, schema) else {
         return Ok(Exit::Problems);
     };
     // A recording may hold years between two events; only a live stream gives up waiting for what has no maxspan.
@@ -92,9 +93,15 @@ pub fn query(args: &QueryArgs) -> Result<Exit, Failure> {
 }
 
 /// The typed query; what is wrong with it has been printed if there is none.
-fn check(text: &str, schema: &dyn Schema) -> Option<eql::query::Query> {
+fn check(args: &QueryArgs, schema: &dyn Schema) -> Option<eql::query::Query> {
     let origin = Origin::whole("query");
-    match eql::compile(text, schema, eql::Mode::Replay) {
+    let text = args.query.as_str();
+    let compiled = if args.kql {
+        kql::compile(text, schema)
+    } else {
+        eql::compile(text, schema, eql::Mode::Replay)
+    };
+    match compiled {
         Ok(checked) => {
             for diagnostic in &checked.warnings {
                 eprint!("{}", diagnostic.render(text, &origin));

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use super::{Exit, Failure, compile, gate, load_config, load_rules, load_tuning, log};
 use crate::alert;
 use crate::cli::ReplayArgs;
-use crate::engine::{Engine, Match};
+use crate::engine::{Engine, Match, Tally};
 use crate::event::{Evidence, FieldTable, Fields as _};
 use crate::json_lines::{FlatEvent, LineError, Lines, Options, Reader};
 use crate::loss;
@@ -145,7 +145,10 @@ impl Replay {
             let Some(rule) = self.rules.get(found.rule) else {
                 continue;
             };
-            let begun = found.events.first().map(|first| first.time_ns());
+            let begun = match found.tally {
+                Some(Tally::Count { since_ns, .. }) => Some(since_ns),
+                _ => found.events.first().map(|first| first.time_ns()),
+            };
             let begun = begun.and_then(|time_ns| u64::try_from(time_ns).ok());
             let lost = begun.map_or(0, |time_ns| self.gaps.since(time_ns));
             let reader = &mut self.alert_reader;
@@ -155,7 +158,9 @@ impl Replay {
             if self.gate.hides(found.rule, &events, wall_ns).is_some() {
                 continue;
             }
-            let alert = self.alerts.build(rule, &found.keys, events, lost);
+            let alert = self
+                .alerts
+                .build(rule, &found.keys, events, found.tally, lost);
             if !written(self.out.write_all(self.form.render(&alert)))? {
                 return Ok(false);
             }

@@ -13,8 +13,9 @@ use super::{
     Exit, Failure, OrExit as _, compile, gate, live, load_config, load_rules, load_tuning, log,
 };
 use crate::alert;
+use crate::baseline::{Restored, Store};
 use crate::cli::RunArgs;
-use crate::engine::{Engine, Match};
+use crate::engine::{Engine, Match, Tally};
 use crate::event::{Event, Evidence, FieldTable, Kind, Kinds};
 use crate::kernel::Options;
 use crate::output::Outputs;
@@ -26,6 +27,8 @@ use crate::tuning::Gate;
 const OUTPUTS_MAX: Duration = Duration::from_millis(600);
 /// Between two words to the service manager.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// Between two writes of what rules for new terms have seen.
+const KEEP_EVERY: Duration = Duration::from_secs(60);
 /// Records being written while the ring looked empty are not older than this.
 const LATE_MAX_NS: u64 = 100_000_000;
 
@@ -43,8 +46,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     let tuning = load_tuning(&args.tuning, &config)?;
     log(&tuning.apply(&mut rules));
     let mut table = FieldTable::sensor();
-    let (rules, engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
+    let (rules, mut engine) = compile(rules, &mut table, &config, args.allow_no_rules)?;
     let gate = gate(&tuning, &rules, &mut table);
+    let baselines = baselines(&rules, &mut engine, config.rules.new_terms_learning);
     let environment = rule::environment::patterns(rules.iter().map(|rule| &**rule));
     config.processes.environment.extend(environment);
     let alerts = alert::Builder::new(&mut table);
@@ -54,6 +58,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         Outputs::open(&to.alerts, to.format, to.queue_alerts_max).or_exit(Exit::Configuration)?;
     let mut matching = Matching::new(rules, engine, alerts, outputs);
     matching.gate = gate;
+    matching.baselines = baselines;
     let runtime = live::runtime()?;
     runtime.block_on(async {
         let interest = interest(&matching.rules);
@@ -87,6 +92,49 @@ pub(super) fn interest(rules: &[Arc<Rule>]) -> Kinds {
         .fold(Kinds::NONE, |kinds, rule| kinds.and(rule.interest()))
 }
 
+/// Gives rules for new terms what they had seen, and says which have to learn. `None` when there is nothing to keep, or
+/// nowhere.
+fn baselines(
+    rules: &[Arc<Rule>],
+    engine: &mut Engine<Arc<Event>>,
+    learning: Duration,
+) -> Option<Store> {
+    engine.set_learning(learning);
+    let count = rules.iter().filter(|rule| rule.asks_for_new()).count();
+    if count == 0 {
+        return None;
+    }
+    let directory = pipeline::state_directory();
+    let store = directory.as_deref().map(Store::new);
+    let restored = match &store {
+        Some(store) => store.restore(engine, rules, pipeline::wall_offset_ns(), wall_ns()),
+        None => {
+            tracing::warn!(
+                "there is no state directory: what rules for new terms see is forgotten at the end"
+            );
+            Restored {
+                kept: 0,
+                learning: count,
+            }
+        }
+    };
+    let Restored {
+        kept,
+        learning: fresh,
+    } = restored;
+    tracing::info!(
+        "rules for new terms: {kept} go on with what they had seen, {fresh} learn for {} s and tell nothing new until then",
+        learning.as_secs()
+    );
+    store
+}
+
+/// Nanoseconds since the Unix epoch.
+fn wall_ns() -> i64 {
+    let boot_ns = i64::try_from(pipeline::boot_ns()).unwrap_or(i64::MAX);
+    boot_ns.saturating_add(pipeline::wall_offset_ns())
+}
+
 /// Matches events against the rules and sends alerts.
 struct Matching {
     rules: Vec<Arc<Rule>>,
@@ -97,6 +145,11 @@ struct Matching {
     outputs: Outputs,
     matches: Vec<Match<Arc<Event>>>,
     told: Instant,
+    baselines: Option<Store>,
+    /// When baselines were last written.
+    kept: Instant,
+    /// Terms forgotten so far, as told.
+    forgotten: u64,
 }
 
 impl Matching {
@@ -114,6 +167,9 @@ impl Matching {
             outputs,
             matches: Vec::new(),
             told: Instant::now(),
+            baselines: None,
+            kept: Instant::now(),
+            forgotten: 0,
         }
     }
 
@@ -166,15 +222,19 @@ impl Matching {
         {
             return;
         }
-        let lost = found
-            .events
-            .first()
-            .map_or(0, |first| status.gaps.since(first.boot_ns));
+        let begun = match found.tally {
+            Some(Tally::Count { since_ns, .. }) => u64::try_from(since_ns).ok(),
+            _ => found.events.first().map(|first| first.boot_ns),
+        };
+        let lost = begun.map_or(0, |begun| status.gaps.since(begun));
         let events = found
             .events
             .into_iter()
             .map(|event| event as Arc<dyn Evidence>);
-        let alert = self.alerts.build(rule, &found.keys, events.collect(), lost);
+        let tally = found.tally;
+        let alert = self
+            .alerts
+            .build(rule, &found.keys, events.collect(), tally, lost);
         self.outputs.send(&Arc::new(alert));
     }
 
@@ -195,10 +255,46 @@ impl Matching {
         let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
     }
 
+    /// Writes what rules for new terms have seen, once in a while, and says so when some of it had to go.
+    fn keep(&mut self) {
+        if self.kept.elapsed() < KEEP_EVERY {
+            return;
+        }
+        self.kept = Instant::now();
+        if let Some(store) = &mut self.baselines {
+            store.save(
+                &self.engine,
+                &self.rules,
+                pipeline::wall_offset_ns(),
+                wall_ns(),
+            );
+        }
+        let forgotten = self.engine.counters().iter().map(|rule| rule.forgotten);
+        let forgotten: u64 = forgotten.sum();
+        if forgotten > self.forgotten {
+            tracing::warn!(
+                "rules that remember or count forgot {} terms because there were too many (engine.terms_max): \
+                 some may be told again",
+                forgotten - self.forgotten
+            );
+            self.forgotten = forgotten;
+        }
+    }
+
     /// Lets the outputs write what is waiting, and says what became of it.
     fn finish(mut self, summary: &Summary) {
         self.gate.tell();
         let hidden = self.gate.hidden();
+        if let Some(mut store) = self.baselines.take() {
+            store.finish();
+            store.save(
+                &self.engine,
+                &self.rules,
+                pipeline::wall_offset_ns(),
+                wall_ns(),
+            );
+            store.finish();
+        }
         let alerts = self.alerts.count();
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
             if count.dropped > 0 {
@@ -222,6 +318,12 @@ impl Matching {
             alerts,
             hidden,
             evicted,
+            forgotten = self
+                .engine
+                .counters()
+                .iter()
+                .map(|rule| rule.forgotten)
+                .sum::<u64>(),
             "ended"
         );
     }
@@ -241,6 +343,7 @@ impl Consumer for Matching {
             self.send(found, status);
         }
         self.tell(status);
+        self.keep();
         ControlFlow::Continue(())
     }
 

@@ -368,7 +368,7 @@ fn baseline(path: &Path, rules: &[Arc<Rule>], config: &Config) -> Result<Baselin
                 let event = whole.parse(event.event.line().as_bytes(), 0).ok()?;
                 Some(Arc::new(event) as Arc<dyn Evidence>)
             });
-            let alert = alerts.build(rule, &group.keys, events.collect(), 0);
+            let alert = alerts.build(rule, &group.keys, events.collect(), group.tally, 0);
             outcome.alerts.push(Unwanted {
                 rule: Arc::clone(rule),
                 lines,

@@ -19,10 +19,12 @@ mod lineage;
 mod literal;
 mod partial_match;
 mod pipes;
+mod recent;
 mod reorder;
 mod sample;
 mod sequence;
 mod snapshot;
+mod terms;
 mod turn;
 mod value_cache;
 
@@ -30,6 +32,7 @@ pub use compile::CompileError;
 pub use explain::Single;
 pub use reorder::Reorder;
 pub use snapshot::{Restored, Snapshot};
+pub use terms::{Baseline, Tally};
 
 use std::time::Duration;
 
@@ -70,6 +73,11 @@ pub struct Limits {
     pub late: Duration,
     /// Keys a `unique` pipe remembers.
     pub unique_keys: usize,
+    /// Combinations of terms one rule remembers that asks for what is new, keys one rule counts by.
+    pub terms: usize,
+    /// How long a rule that asks for what is new, and has nothing to compare with, only notes what it sees; never longer
+    /// than its history.
+    pub learning: Duration,
     /// Processes whose descent is tracked for `descendant of` and its like.
     pub processes: usize,
 }
@@ -86,6 +94,8 @@ impl Default for Limits {
             sample_window: Duration::from_secs(540),
             late: Duration::from_secs(1),
             unique_keys: 65_536,
+            terms: 10_000,
+            learning: Duration::ZERO,
             processes: 65_536,
         }
     }
@@ -110,6 +120,12 @@ pub struct RuleCounters {
     pub evicted: u64,
     /// Key tuples left out because an event offered too many: each is a possible miss.
     pub truncated_keys: u64,
+    /// Combinations of terms, or keys counted by, that are remembered now.
+    pub terms: u64,
+    /// Combinations of terms that were new while the rule was learning: none of them was told.
+    pub learned: u64,
+    /// Those forgotten because there were too many: new terms may be told again, a count begins anew.
+    pub forgotten: u64,
 }
 
 /// A query satisfied.
@@ -121,6 +137,8 @@ pub struct Match<E> {
     pub keys: Vec<Option<OwnedValue>>,
     /// Events in step order.
     pub events: Vec<E>,
+    /// For a rule that remembers or counts: what it found out about the key.
+    pub tally: Option<Tally>,
 }
 
 /// Collects queries.
@@ -242,6 +260,7 @@ impl Builder {
             processes: Processes::default(),
             limits: self.limits,
             now_ns: i64::MIN,
+            began_ns: None,
             arrivals: 0,
             touched: Vec::new(),
             sweep: 0,
@@ -278,6 +297,8 @@ pub struct Engine<E> {
     window_ns: i64,
     /// The largest event time seen, or what `advance` was told.
     now_ns: i64,
+    /// Time of the first event.
+    began_ns: Option<i64>,
     arrivals: u64,
     scratch: LeafScratch,
     /// Per plan: satisfied steps and the until filter, valid while the plan is in `touched`.
@@ -370,6 +391,7 @@ impl<E: Fields + Clone> Engine<E> {
             arrival: self.arrivals,
         };
         self.arrivals += 1;
+        self.began_ns.get_or_insert(ordinal.time_ns);
         if ordinal.time_ns > self.now_ns {
             self.now_ns = ordinal.time_ns;
             for i in 0..self.waiting.len() {
@@ -487,6 +509,7 @@ impl<E: Fields + Clone> Engine<E> {
                     rule: plan.rule,
                     keys: Vec::new(),
                     events: vec![event.clone()],
+                    tally: None,
                 });
             }
         }
@@ -513,6 +536,10 @@ impl<E: Fields + Clone> Engine<E> {
         let mut cx = PipeContext {
             fields: &self.leaves.fields,
             unique_max: self.limits.unique_keys,
+            terms_max: self.limits.terms,
+            keys_max: self.limits.keys_per_event,
+            began_ns: self.began_ns.unwrap_or(self.now_ns),
+            learning_ns: nanoseconds(self.limits.learning),
             counters,
         };
         for found in self.found.drain(..) {
@@ -554,9 +581,41 @@ impl<E: Fields + Clone> Engine<E> {
             let mut cx = PipeContext {
                 fields: &self.leaves.fields,
                 unique_max: self.limits.unique_keys,
+                terms_max: self.limits.terms,
+                keys_max: self.limits.keys_per_event,
+                began_ns: self.began_ns.unwrap_or(self.now_ns),
+                learning_ns: nanoseconds(self.limits.learning),
                 counters,
             };
             state.pipes.finish(&plan.pipes, &mut cx, matches);
+        }
+    }
+
+    /// How long rules that ask for what is new, and have no baseline, only note what they see.
+    pub fn set_learning(&mut self, learning: Duration) {
+        self.limits.learning = learning;
+    }
+
+    /// What rules have seen that ask for what is new. It is no part of a [`Snapshot`]: it is worth keeping for days, and
+    /// belongs to a rule by its meaning and not by how this version compiles it.
+    pub fn baselines(&self) -> Vec<Baseline> {
+        let all = self.plans.iter().zip(&self.states);
+        all.filter_map(|(plan, state)| state.pipes.baseline(plan.rule, self.began_ns))
+            .collect()
+    }
+
+    /// Gives one rule what it had seen before; without effect on a rule that does not ask for what is new. Meant for an
+    /// engine that has not seen events yet.
+    pub fn restore_baseline(&mut self, baseline: Baseline) {
+        let rule = baseline.rule;
+        let Some(at) = self.plans.iter().position(|plan| plan.rule == rule) else {
+            return;
+        };
+        let max = self.limits.terms;
+        let state = self.states.get_mut(at);
+        let terms = state.and_then(|state| state.pipes.restore_baseline(baseline, max));
+        if let (Some(terms), Some(counters)) = (terms, self.counters.get_mut(rule)) {
+            counters.terms = terms;
         }
     }
 

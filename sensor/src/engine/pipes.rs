@@ -18,6 +18,7 @@ use super::expression::{Context, Expression};
 use super::field::FieldRef;
 use super::leaf::LeafBuilder;
 use super::snapshot::SavedPipe;
+use super::terms::{self, Baseline};
 use super::{Match, RuleCounters};
 
 /// A compiled pipe.
@@ -30,6 +31,8 @@ pub(super) enum PipePlan {
     UniqueCount(Vec<Expression>),
     Count(Vec<Expression>),
     Sort(Vec<Expression>),
+    NewTerms(terms::NewTermsPlan),
+    Threshold(terms::ThresholdPlan),
 }
 
 pub(super) fn compile(pipe: &Pipe, leaves: &mut LeafBuilder) -> Result<PipePlan, CompileError> {
@@ -45,6 +48,10 @@ pub(super) fn compile(pipe: &Pipe, leaves: &mut LeafBuilder) -> Result<PipePlan,
         Pipe::UniqueCount(list) => PipePlan::UniqueCount(keys(list)?),
         Pipe::Count(list) => PipePlan::Count(keys(list)?),
         Pipe::Sort(list) => PipePlan::Sort(keys(list)?),
+        Pipe::NewTerms(terms) => PipePlan::NewTerms(terms::NewTermsPlan::new(terms, leaves)),
+        Pipe::Threshold(threshold) => {
+            PipePlan::Threshold(terms::ThresholdPlan::new(threshold, leaves))
+        }
         Pipe::Filter(condition) => {
             let mut expressions = Vec::new();
             let cond = match_condition(condition, leaves, &mut expressions)?;
@@ -66,6 +73,8 @@ enum Stage<E> {
     Tail(VecDeque<Match<E>>),
     Filter,
     Unique(Seen),
+    NewTerms(terms::Terms),
+    Threshold(terms::Counts),
     /// Everything, until the end.
     Held(Vec<Match<E>>),
 }
@@ -86,6 +95,8 @@ impl<E: Fields + Clone> PipeState<E> {
                 PipePlan::Tail(_) => Stage::Tail(VecDeque::new()),
                 PipePlan::Filter(..) => Stage::Filter,
                 PipePlan::Unique(_) => Stage::Unique(Seen::default()),
+                PipePlan::NewTerms(_) => Stage::NewTerms(terms::Terms::default()),
+                PipePlan::Threshold(_) => Stage::Threshold(terms::Counts::default()),
                 PipePlan::UniqueCount(_) | PipePlan::Count(_) | PipePlan::Sort(_) => {
                     Stage::Held(Vec::new())
                 }
@@ -99,6 +110,8 @@ impl<E: Fields + Clone> PipeState<E> {
         let save = |stage: &Stage<E>| match stage {
             Stage::Head(passed) => SavedPipe::Head(*passed),
             Stage::Unique(seen) => SavedPipe::Unique(seen.order.iter().cloned().collect()),
+            // What `new_terms` rules have seen is saved apart: it outlives more than the rest.
+            Stage::NewTerms(_) | Stage::Threshold(_) => SavedPipe::Nothing,
             Stage::Tail(_) | Stage::Filter | Stage::Held(_) => SavedPipe::Nothing,
         };
         self.stages.iter().map(save).collect()
@@ -117,6 +130,25 @@ impl<E: Fields + Clone> PipeState<E> {
         }
     }
 
+    /// What the rule has seen, when it asks for what is new.
+    pub(super) fn baseline(&self, rule: usize, began_ns: Option<i64>) -> Option<Baseline> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::NewTerms(terms) => terms.save(rule, began_ns),
+            _ => None,
+        })
+    }
+
+    /// Takes over what the rule had seen. Returns how many combinations of terms are known then; `None` when the rule does
+    /// not ask for what is new.
+    pub(super) fn restore_baseline(&mut self, baseline: Baseline, max: usize) -> Option<u64> {
+        let mut stages = self.stages.iter_mut();
+        let terms = stages.find_map(|stage| match stage {
+            Stage::NewTerms(terms) => Some(terms),
+            _ => None,
+        })?;
+        Some(terms.restore(baseline, max))
+    }
+
     /// Sends one match into the pipes from `from` on.
     pub(super) fn push(
         &mut self,
@@ -126,8 +158,20 @@ impl<E: Fields + Clone> PipeState<E> {
         cx: &mut PipeContext<'_>,
         out: &mut Vec<Match<E>>,
     ) {
-        for (plan, stage) in plans.iter().zip(&mut self.stages).skip(from) {
+        for (at, (plan, stage)) in plans.iter().zip(&mut self.stages).enumerate().skip(from) {
             match (plan, stage) {
+                (PipePlan::NewTerms(plan), Stage::NewTerms(terms)) => {
+                    for found in terms.pass(plan, &found, cx) {
+                        self.push(plans, at + 1, found, cx, out);
+                    }
+                    return;
+                }
+                (PipePlan::Threshold(plan), Stage::Threshold(counts)) => {
+                    for found in counts.pass(plan, &found, cx) {
+                        self.push(plans, at + 1, found, cx, out);
+                    }
+                    return;
+                }
                 (PipePlan::Head(n), Stage::Head(passed)) => {
                     if *passed >= *n {
                         return;
@@ -192,6 +236,14 @@ pub(super) struct PipeContext<'c> {
     pub(super) fields: &'c [FieldRef],
     /// Most keys a `unique` remembers.
     pub(super) unique_max: usize,
+    /// Combinations of terms, or keys that are counted by, one rule remembers.
+    pub(super) terms_max: usize,
+    /// Of those, what one event brings.
+    pub(super) keys_max: usize,
+    /// Time of the first event.
+    pub(super) began_ns: i64,
+    /// How long a rule without a baseline only notes what it sees.
+    pub(super) learning_ns: i64,
     pub(super) counters: &'c mut RuleCounters,
 }
 

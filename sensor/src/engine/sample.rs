@@ -276,6 +276,7 @@ impl<E: Fields> SampleState<E> {
             rule,
             keys: group.keys.to_vec(),
             events,
+            tally: None,
         })
     }
 

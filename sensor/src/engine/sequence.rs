@@ -384,6 +384,7 @@ impl Sequence {
             rule: self.rule,
             keys,
             events,
+            tally: None,
         }
     }
 

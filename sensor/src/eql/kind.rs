@@ -48,6 +48,10 @@ kinds! {
     TrailingComma => "trailing-comma",
     UnclosedBracket => "unclosed-bracket",
     InvalidIndex => "invalid-index",
+    // KQL alone.
+    BareValue => "bare-value",
+    FieldPattern => "field-pattern",
+    NestedField => "nested-field",
     // Sequences and samples.
     WithBeforeBy => "with-before-by",
     InvalidMaxspan => "invalid-maxspan",

@@ -64,7 +64,7 @@ pub fn compile(text: &str, schema: &dyn Schema, mode: Mode) -> Result<Checked, V
 }
 
 /// Sorts by position and bounds the number, errors before the rest.
-fn arrange(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
+pub(crate) fn arrange(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let total = diagnostics.len();
     if total > limits::DIAGNOSTICS_MAX {
         diagnostics.sort_by_key(|d| (d.severity, d.span.start));

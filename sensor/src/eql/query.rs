@@ -14,6 +14,19 @@ pub struct Query {
     pub pipes: Vec<Pipe>,
 }
 
+impl Query {
+    /// Fields that tell events apart in a rule that remembers or counts; no others have any.
+    #[must_use]
+    pub fn terms(&self) -> &[Key] {
+        let terms = self.pipes.iter().find_map(|pipe| match pipe {
+            Pipe::NewTerms(terms) => Some(terms.fields.as_slice()),
+            Pipe::Threshold(threshold) => Some(threshold.fields.as_slice()),
+            _ => None,
+        });
+        terms.unwrap_or_default()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub enum Form {
     Event(Filter),
@@ -122,6 +135,29 @@ pub enum Pipe {
     UniqueCount(Vec<Expr>),
     Count(Vec<Expr>),
     Sort(Vec<Expr>),
+    /// No pipe of the language: a rule of the type `new_terms`, behind one filter.
+    NewTerms(NewTerms),
+    /// No pipe of the language: a rule of the type `threshold`, behind one filter.
+    Threshold(Threshold),
+}
+
+/// Passes an event on once for each combination of the fields' values that no event had within the history.
+#[derive(Clone, Debug)]
+pub struct NewTerms {
+    pub fields: Vec<Key>,
+    pub history: Duration,
+}
+
+/// Passes an event on when it makes the events with the same values of the fields, and the values of other fields among
+/// them, as many as they have to be within the window; then not again for one window.
+#[derive(Clone, Debug)]
+pub struct Threshold {
+    /// None: all events count together.
+    pub fields: Vec<Key>,
+    pub events: u64,
+    pub window: Duration,
+    /// Fields, and how many different values each must have had.
+    pub distinct: Vec<(Key, u64)>,
 }
 
 /// Declared type of a field; `Any` where no schema knows it.

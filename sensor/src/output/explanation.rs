@@ -536,7 +536,7 @@ impl Explanation {
             return String::new();
         };
         let evidence: Arc<dyn Evidence> = Arc::clone(event) as Arc<dyn Evidence>;
-        let alert = self.alerts.build(&self.rule, &[], vec![evidence], 0);
+        let alert = self.alerts.build(&self.rule, &[], vec![evidence], None, 0);
         let what = alert.events.first().map_or(String::new(), |shown| {
             format!("  {}  {}", shown.act, shown.clause)
         });

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::io::Write as _;
 
 use crate::alert::{Alert, Join, Shown, TreeProcess};
+use crate::engine::Tally;
 use crate::event::{Event, Evidence, FIELDS, FieldRow, OwnedValue, Value, Values};
 use crate::rule::{Reference, Rule, Threat};
 
@@ -231,6 +232,7 @@ fn state_of(alert: &Alert, json: &mut Json<'_>) {
         }
         json.close_array();
     }
+    tally_of(alert, json);
     json.strings("summary", alert.events.iter().map(|e| e.clause.as_str()));
     json.key("process_tree");
     json.open_array();
@@ -241,6 +243,37 @@ fn state_of(alert: &Alert, json: &mut Json<'_>) {
         json.close_object();
     }
     json.close_array();
+}
+
+/// What a rule that remembers or counts found out; the terms themselves are those of `join`.
+fn tally_of(alert: &Alert, json: &mut Json<'_>) {
+    let Some((tally, since_ns)) = alert.tally.as_ref().zip(alert.tally_since_wall_ns) else {
+        return;
+    };
+    let since = |json: &mut Json<'_>, key| {
+        json.key(key);
+        json.date(since_ns);
+    };
+    match tally {
+        Tally::New { .. } => json.object("new_terms", |json| {
+            let terms = alert.rule.terms();
+            json.strings("fields", terms.iter().map(|key| &*key.path));
+            since(json, "since");
+        }),
+        Tally::Count {
+            events, distinct, ..
+        } => json.object("threshold_result", |json| {
+            json.number("count", *events);
+            since(json, "from");
+            let distinct: Vec<_> = alert.rule.counted().zip(distinct).collect();
+            if !distinct.is_empty() {
+                json.objects("cardinality", &distinct, |json, (field, values)| {
+                    json.text("field", field);
+                    json.number("value", **values);
+                });
+            }
+        }),
+    }
 }
 
 fn process_of(process: &TreeProcess, json: &mut Json<'_>) {

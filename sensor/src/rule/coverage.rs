@@ -271,7 +271,7 @@ pub(super) struct StepOf<'a> {
 pub(super) fn steps(query: &Query) -> Vec<StepOf<'_>> {
     let step = |filter, keys, role| StepOf { filter, keys, role };
     match &query.form {
-        Form::Event(filter) => vec![step(filter, &[], Role::Step)],
+        Form::Event(filter) => vec![step(filter, query.terms(), Role::Step)],
         Form::Sample(sample) => {
             let steps = sample.steps.iter();
             steps

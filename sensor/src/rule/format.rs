@@ -11,12 +11,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::coverage::Finding;
 use super::example::{self, Example};
+use super::kuery::{self, Type};
 use super::lint;
 use super::places::Places;
 use super::schema::{SensorSchema, TolerantSchema};
 use super::{Reference, Rule, Severity, Shape, Skipped, Technique, Threat};
 use crate::document::{self, Found, Problem, Source, StringMap, Table};
 use crate::eql::{self, Mode, Schema};
+use crate::kql;
 
 /// Longest rule id, in bytes.
 const ID_LEN_MAX: usize = 128;
@@ -99,6 +101,7 @@ struct Reader<'t> {
 /// What every shape has.
 struct Head<'t> {
     shape: Shape,
+    ty: Type,
     id: Option<Found<'t, &'t str>>,
     name: Option<Found<'t, &'t str>>,
     query: Option<Found<'t, &'t str>>,
@@ -130,7 +133,15 @@ impl<'t> Reader<'t> {
         if let Some(skipped) = self.reason_to_skip(shape, metadata.as_mut(), &mut table) {
             return Some(Err(skipped));
         }
-        let head = self.head(shape, &mut table);
+        let ty = match shape {
+            Shape::Behavior => Type::Eql,
+            // Any other type has been skipped, and a missing one is a problem already.
+            Shape::Own | Shape::Detection => table
+                .string("type", &mut Vec::new())
+                .and_then(|(name, _)| Type::named(name))
+                .unwrap_or(Type::Eql),
+        };
+        let head = self.head(shape, ty, &mut table);
         let threats = match shape {
             Shape::Behavior => self.threats(&mut root),
             Shape::Own | Shape::Detection => self.threats(&mut table),
@@ -183,24 +194,31 @@ impl<'t> Reader<'t> {
         Some(format!("not for linux: {}", names.join(", ")))
     }
 
-    /// Only EQL is matched here; a missing type is noted as a problem.
+    /// EQL and KQL are matched here; a missing type is noted as a problem.
     fn foreign_language(&mut self, table: &mut Table<'t>) -> Option<String> {
         let (kind, _) = table.required_string("type", &mut self.problems)?;
-        if kind != "eql" {
+        let Some(ty) = Type::named(kind) else {
             return Some(format!("not supported: {kind}"));
+        };
+        let language = table.string("language", &mut self.problems);
+        match (ty, language) {
+            (Type::Eql, Some((language, span))) if language != ty.language() => {
+                let message = format!(
+                    "`rule.language` is \"{}\", must be \"eql\" in a rule of type eql",
+                    language.escape_debug()
+                );
+                self.problems.push(self.source.problem(span, message, None));
+                None
+            }
+            (Type::Eql, _) => None,
+            (_, Some((language, _))) if language != ty.language() => {
+                Some(format!("not supported: {kind} in {}", shown(language)))
+            }
+            _ => kuery::has_filters(table).then(|| "not supported: filters".to_owned()),
         }
-        let (language, span) = table.string("language", &mut self.problems)?;
-        if language != "eql" {
-            self.problems.push(self.source.problem(
-                span,
-                format!("`rule.language` is \"{language}\", must be \"eql\" in a rule of type eql"),
-                None,
-            ));
-        }
-        None
     }
 
-    fn head(&mut self, shape: Shape, table: &mut Table<'t>) -> Head<'t> {
+    fn head(&mut self, shape: Shape, ty: Type, table: &mut Table<'t>) -> Head<'t> {
         let id_key = match shape {
             Shape::Behavior => "id",
             Shape::Own | Shape::Detection => "rule_id",
@@ -234,6 +252,7 @@ impl<'t> Reader<'t> {
         }
         Head {
             shape,
+            ty,
             id,
             name,
             query: table.required_string("query", &mut self.problems),
@@ -271,10 +290,7 @@ impl<'t> Reader<'t> {
         let license = text("license");
         let note = text("note");
         let version = version(table);
-        let query = head.query.and_then(|(text, span)| {
-            let (query, places, never) = self.query(head.shape, text, span)?;
-            Some((text, query, places, never))
-        });
+        let query = self.whole_query(head.shape, head.ty, head.query, table);
         let ((id, id_span), (name, _), (query_text, query, places, never)) =
             (head.id?, head.name?, query?);
         let id_line = eql::diagnostic::line_column(&self.source.text, id_span.start).0;
@@ -327,19 +343,40 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// Compiles the query; its diagnostics come to point into the file.
-    fn query(
+    /// The query and what a rule's type adds to it.
+    fn whole_query(
         &mut self,
         shape: Shape,
-        text: &str,
-        span: Range<usize>,
-    ) -> Option<(eql::query::Query, Places, Vec<Finding>)> {
+        ty: Type,
+        text: Option<Found<'t, &'t str>>,
+        table: &mut Table<'t>,
+    ) -> Option<(&'t str, eql::query::Query, Places, Vec<Finding>)> {
         let schema: &dyn Schema = match shape {
             Shape::Own => &SensorSchema,
             Shape::Detection | Shape::Behavior => &TolerantSchema,
         };
+        let pipes = kuery::pipes(ty, table, schema, &mut self.problems);
+        let (text, span) = text?;
+        let is_own = shape == Shape::Own;
+        let (mut query, places, never) = self.query(ty, is_own, schema, text, span)?;
+        query.pipes.extend(pipes?);
+        Some((text, query, places, never))
+    }
+
+    /// Compiles the query; its diagnostics come to point into the file.
+    fn query(
+        &mut self,
+        ty: Type,
+        is_own: bool,
+        schema: &dyn Schema,
+        text: &str,
+        span: Range<usize>,
+    ) -> Option<(eql::query::Query, Places, Vec<Finding>)> {
         let map = StringMap::new(&self.source.text, span.clone(), text);
-        let compiled = eql::compile(text, schema, Mode::Live);
+        let compiled = match ty {
+            Type::Eql => eql::compile(text, schema, Mode::Live),
+            Type::Query | Type::Threshold | Type::NewTerms => kql::compile(text, schema),
+        };
         let (query, diagnostics) = match compiled {
             Ok(checked) => (Some(checked.query), checked.warnings),
             Err(diagnostics) => (None, diagnostics),
@@ -356,7 +393,7 @@ impl<'t> Reader<'t> {
         }
         let mut never = Vec::new();
         if let Some(query) = &query {
-            for lint in lint::lints(query, text, shape == Shape::Own) {
+            for lint in lint::lints(query, text, is_own) {
                 never.extend(lint.never_fires());
                 let start = map.file_offset(lint.span.start as usize);
                 let end = map.file_offset(lint.span.end as usize);

@@ -12,6 +12,7 @@ mod example;
 mod fold;
 mod format;
 mod interest;
+mod kuery;
 mod lint;
 mod literal;
 mod load;
@@ -28,7 +29,7 @@ pub use interest::interest;
 pub use load::{Loaded, Skipped, drop_ins, load, load_installed, load_source};
 
 use crate::eql;
-use crate::eql::query::{Form, Key};
+use crate::eql::query::{Form, Key, Pipe};
 use crate::event::{Kind, Kinds};
 
 /// One rule that can be matched.
@@ -73,7 +74,13 @@ impl Rule {
     /// Kinds of events that can make a difference to the rule.
     #[must_use]
     pub fn interest(&self) -> Kinds {
-        let reads = |names: &[&str]| names.iter().any(|name| self.query_text.contains(name));
+        let terms = self.terms();
+        let reads = |names: &[&str]| {
+            let named = |name| {
+                self.query_text.contains(name) || terms.iter().any(|key| key.path.contains(name))
+            };
+            names.iter().any(|name| named(*name))
+        };
         let mut kinds = interest(&self.query);
         // Known from changes alone: what other events say of them must be kept up to date.
         let ids = [
@@ -111,11 +118,33 @@ impl Rule {
         self.places.of(&self.query_text, span)
     }
 
+    /// Whether the rule asks for combinations of terms that were not there before.
+    #[must_use]
+    pub fn asks_for_new(&self) -> bool {
+        let mut pipes = self.query.pipes.iter();
+        pipes.any(|pipe| matches!(pipe, Pipe::NewTerms(_)))
+    }
+
+    /// Fields a rule of the type `new_terms` or `threshold` tells events apart by; no others have any.
+    #[must_use]
+    pub fn terms(&self) -> &[Key] {
+        self.query.terms()
+    }
+
+    /// Fields whose different values a rule of the type `threshold` counts.
+    pub fn counted(&self) -> impl Iterator<Item = &str> {
+        let fields = self.query.pipes.iter().flat_map(|pipe| match pipe {
+            Pipe::Threshold(threshold) => threshold.distinct.as_slice(),
+            _ => &[],
+        });
+        fields.map(|(key, _)| &*key.path)
+    }
+
     /// For each join key the fields that have to agree, step by step, each named once.
     #[must_use]
     pub fn join_fields(&self) -> Vec<Vec<Box<str>>> {
         let steps: Vec<&[Key]> = match &self.query.form {
-            Form::Event(_) => Vec::new(),
+            Form::Event(_) => vec![self.terms()],
             Form::Sequence(sequence) => sequence.steps.iter().map(|s| s.keys.as_slice()).collect(),
             Form::Sample(sample) => sample.steps.iter().map(|s| s.keys.as_slice()).collect(),
         };

@@ -458,6 +458,7 @@ fn distinct(of_key: &[Vec<usize>], chosen: &mut Vec<usize>) -> Option<Vec<usize>
 
 fn pipe(pipe: &Pipe, found: Vec<Found>) -> Vec<Found> {
     match pipe {
+        Pipe::NewTerms(_) | Pipe::Threshold(_) => unreachable!("no pipe of the language"),
         Pipe::Head(n) => found
             .into_iter()
             .take(usize::try_from(*n).expect("small"))
