@@ -52,6 +52,8 @@ mod runs;
 mod scope;
 #[path = "live/self_check.rs"]
 mod self_check;
+#[path = "live/shipped.rs"]
+mod shipped;
 #[path = "live/shutdown.rs"]
 mod shutdown;
 #[path = "live/storm.rs"]

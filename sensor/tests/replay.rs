@@ -14,7 +14,8 @@ const RULE_ID: &str = "64cfca9e-0f6f-4048-8251-9ec56a055e9e";
 const START_MS: u64 = 1_767_225_600_000;
 
 fn rules() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../rules")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../rules/execution_network_connection_via_recently_compiled_executable.toml")
 }
 
 /// One compile-run-connect chain; each test changes what it is about.

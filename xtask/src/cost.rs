@@ -74,7 +74,8 @@ pub(crate) fn command(root: &Path, options: &Options) -> Result<ExitCode> {
     let bench = Bench {
         scope: Scope::new("cost")?,
         sensor,
-        rules: root.join("rules"),
+        rules: root
+            .join("rules/execution_network_connection_via_recently_compiled_executable.toml"),
         folder: folder.clone(),
         command: options.command.clone(),
         tier: options.tier.clone(),

@@ -148,7 +148,7 @@ fn without<'a>(all: &'a [Act], others: &[Act]) -> Vec<&'a Act> {
 }
 
 /// Unpacks the project and returns the folder that holds its sources.
-fn unpack(scope: &Scope, archive: &Path) -> PathBuf {
+pub(crate) fn unpack(scope: &Scope, archive: &Path) -> PathBuf {
     let folder = scope.folder().join("project");
     fs::create_dir(&folder).unwrap();
     let unpacked = Command::new("tar")

@@ -176,7 +176,7 @@ fn a_rule_reads_first_bytes() {
         let rules: &Path = rules.path();
         let mut daemon = Daemon::run_with(&scope, &tier, rules, &[]);
         scope.run(&["./actor"]);
-        daemon.wait_for("alert", |alert| text(alert, "rule.name") != "");
+        daemon.wait_for("alert", |alert| !text(alert, "rule.name").is_empty());
         let ended = daemon.stop();
         assert_eq!(ended.lines.len(), 1, "{tier}: {:#?}", ended.lines);
         let event = &ended.lines[0]["events"][0];

@@ -21,8 +21,13 @@ const LIMIT: Duration = Duration::from_secs(400);
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_eql-sensor");
 
 /// Rules of this project.
-pub(crate) fn rules() -> PathBuf {
+pub(crate) fn shipped_rules() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../rules"))
+}
+
+/// The rule that most tests run.
+pub(crate) fn rules() -> PathBuf {
+    shipped_rules().join("execution_network_connection_via_recently_compiled_executable.toml")
 }
 
 /// A running daemon.
@@ -45,7 +50,7 @@ pub(crate) struct Ended {
 }
 
 impl Daemon {
-    /// `run` with this project's rules, JSON lines on standard output, scoped.
+    /// `run` with one of this project's rules, JSON lines on standard output, scoped.
     pub(crate) fn run(scope: &Scope, tier: &str) -> Self {
         Self::run_with(scope, tier, &rules(), &[])
     }
