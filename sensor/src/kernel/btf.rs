@@ -4,6 +4,8 @@
 //! type exists. Types are looked up by kind *and* name, since names repeat across kinds, and a forward declaration is never
 //! taken for the structure itself. No bytes whatever make it panic or loop.
 
+use std::collections::HashMap;
+
 /// What is wrong with the bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BtfError {
@@ -72,6 +74,8 @@ pub struct Btf {
     bytes: Vec<u8>,
     /// Byte offset of type `i + 1`.
     types: Vec<u32>,
+    /// The first type of each kind and name that can be looked up, by [`name_key`].
+    named: HashMap<u64, u32>,
     strings: (usize, usize),
 }
 
@@ -91,6 +95,15 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     let end = at.checked_add(4)?;
     let word = bytes.get(at..end)?;
     Some(u32::from_le_bytes(word.try_into().ok()?))
+}
+
+/// FNV-1a of a kind and a name.
+fn name_key(kind: u32, name: &[u8]) -> u64 {
+    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    name.iter().fold(BASIS ^ u64::from(kind), |key, byte| {
+        (key ^ u64::from(*byte)).wrapping_mul(PRIME)
+    })
 }
 
 fn place(number: u32) -> usize {
@@ -140,11 +153,32 @@ impl Btf {
                 .filter(|next| *next <= end)
                 .ok_or(BtfError::Short("types"))?;
         }
-        Ok(Btf {
+        let mut btf = Btf {
             bytes,
             types,
+            named: HashMap::new(),
             strings,
-        })
+        };
+        btf.named = btf.index();
+        Ok(btf)
+    }
+
+    fn index(&self) -> HashMap<u64, u32> {
+        let mut named = HashMap::with_capacity(self.types.len());
+        for (id, at) in (1u32..).zip(&self.types) {
+            if let Some((kind @ (STRUCT | UNION | ENUM | TYPEDEF | FUNCTION | ENUM64), name)) =
+                self.kind_and_name(place(*at))
+            {
+                named.entry(name_key(kind, name)).or_insert(id);
+            }
+        }
+        named
+    }
+
+    /// Of the type that begins at a place.
+    fn kind_and_name(&self, at: usize) -> Option<(u32, &[u8])> {
+        let kind = word(&self.bytes, at + 4)? >> 24 & 0x1f;
+        Some((kind, self.string(word(&self.bytes, at)?)?))
     }
 
     /// True when there is a type of this kind and name.
@@ -288,14 +322,16 @@ impl Btf {
         if name.is_empty() {
             return None;
         }
-        (1u32..).zip(&self.types).find_map(|(id, at)| {
-            let at = place(*at);
-            if word(&self.bytes, at + 4)? >> 24 & 0x1f != kind {
-                return None;
-            }
-            let found = self.string(word(&self.bytes, at)?)?;
-            (found == name.as_bytes()).then_some(id)
-        })
+        let wanted = Some((kind, name.as_bytes()));
+        let is_it = |at: u32| self.kind_and_name(place(at)) == wanted;
+        let first = *self.named.get(&name_key(kind, name.as_bytes()))?;
+        let index = place(first.checked_sub(1)?);
+        if is_it(*self.types.get(index)?) {
+            return Some(first);
+        }
+        // Another name has the same key.
+        let mut types = (1u32..).zip(&self.types);
+        types.find_map(|(id, at)| is_it(*at).then_some(id))
     }
 
     /// Looks through typedefs and qualifiers.
