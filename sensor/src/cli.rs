@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::event::{Kind, Kinds};
 use crate::pipeline::Fault;
 
 /// Linux endpoint sensor: watches the kernel, matches EQL rules as events arrive, writes alerts.
@@ -141,6 +142,7 @@ pub struct RunArgs {
                         Examples:\n  \
                         sudo eql-sensor record > events.jsonl\n  \
                         sudo eql-sensor record --scope /sys/fs/cgroup/user.slice | jq .process.command_line\n  \
+                        sudo eql-sensor record --only exec,network\n  \
                         eql-sensor replay --rules rules/ events.jsonl"
 )]
 pub struct RecordArgs {
@@ -148,6 +150,45 @@ pub struct RecordArgs {
     pub settings: SettingsArgs,
     #[command(flatten)]
     pub kernel: KernelArgs,
+
+    /// Record only these events, and attach only what they need: names as in event.action, or process, file or network for all of
+    /// a sort; several with commas. Without it: all but modification and open, which `kernel.record_bulk` adds
+    #[arg(long, value_name = "EVENT", value_delimiter = ',')]
+    pub only: Vec<Events>,
+}
+
+/// Events named on the command line: one kind, or all of a sort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events(pub Kinds);
+
+/// No event has this name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{found}` is no event; allowed are {allowed}")]
+pub struct UnknownEvent {
+    found: String,
+    allowed: String,
+}
+
+impl FromStr for Events {
+    type Err = UnknownEvent;
+
+    fn from_str(text: &str) -> Result<Events, UnknownEvent> {
+        let mut groups = Kinds::GROUPS.iter();
+        if let Some((_, kinds)) = groups.find(|(name, _)| *name == text) {
+            return Ok(Events(*kinds));
+        }
+        if let Some(kind) = Kind::ALL.iter().find(|kind| kind.action() == text) {
+            return Ok(Events(Kinds::NONE.with(*kind)));
+        }
+        let groups = Kinds::GROUPS.iter().map(|(name, _)| *name);
+        let allowed: Vec<_> = groups
+            .chain(Kind::ALL.iter().map(|kind| kind.action()))
+            .collect();
+        Err(UnknownEvent {
+            found: text.to_owned(),
+            allowed: allowed.join(", "),
+        })
+    }
 }
 
 /// Match rules against recorded events: ECS JSON lines in, alerts as JSON lines out

@@ -64,6 +64,7 @@ fn wrong_usage_ends_with_two() {
         &["run", "--ring-bytes", "many"],
         &["run", "--ring-bytes", "5000"],
         &["record", "--rules", "rules"],
+        &["record", "--only", "exec,flight"],
         &["replay"],
         &["--log", "a=b=c", "check", "."],
     ] {

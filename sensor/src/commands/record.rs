@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use super::{Exit, Failure, OrExit as _, live, load_config};
 use crate::cli::RecordArgs;
 use crate::enrich::contents;
-use crate::event::Event;
+use crate::event::{Event, Kind, Kinds};
 use crate::kernel::Counters;
 use crate::loss::GapReport;
 use crate::output::json::write_event;
@@ -24,6 +24,10 @@ use crate::pipeline::{self, Consumer, Pipeline, Status, Summary};
 
 /// Blocks of lines on their way to the writer.
 const BLOCKS_MAX: usize = 4;
+/// What the sensor says of itself stands in every recording.
+const OF_ITSELF: Kinds = Kinds::NONE
+    .with(Kind::ThrottleStarted)
+    .with(Kind::ThrottleEnded);
 /// For the writer to write what it has, at the end.
 const WRITE_MAX: Duration = Duration::from_millis(500);
 
@@ -34,9 +38,13 @@ const WRITE_MAX: Duration = Duration::from_millis(500);
 pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
     let mut config = load_config(&args.settings)?;
     config.apply_kernel(&args.kernel).or_exit(Exit::Usage)?;
+    let only = args.only.iter().map(|events| events.0).reduce(Kinds::and);
     let runtime = live::runtime()?;
     let (summary, written) = runtime.block_on(async {
-        let options = pipeline::options(&config.kernel);
+        let mut options = pipeline::options(&config.kernel);
+        if let Some(only) = only {
+            options.kinds = pipeline::records_for(only);
+        }
         // A scan of the whole host has no place in a recording of one part of it.
         let wanted = match config.files.record {
             true => contents::Wanted::EVERYTHING,
@@ -53,7 +61,8 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
         );
         let pipeline = pipeline.map_err(live::failure)?;
         live::ready(&pipeline, "recording");
-        let mut recorder = Recorder::start().context("cannot start the writer")?;
+        let recorded = only.map_or(Kinds::ALL, |only| only.and(OF_ITSELF));
+        let mut recorder = Recorder::start(recorded).context("cannot start the writer")?;
         let summary = pipeline.run(&mut recorder).await.map_err(live::failure)?;
         Ok::<_, Failure>((summary, recorder.finish()))
     })?;
@@ -69,13 +78,14 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
 
 /// Makes lines of events and hands blocks of them to a thread that writes.
 struct Recorder {
+    recorded: Kinds,
     lines: Vec<u8>,
     blocks: Option<mpsc::Sender<Vec<u8>>>,
     outcome: Receiver<io::Result<()>>,
 }
 
 impl Recorder {
-    fn start() -> io::Result<Recorder> {
+    fn start(recorded: Kinds) -> io::Result<Recorder> {
         let (blocks, queue) = mpsc::channel(BLOCKS_MAX);
         let (say, outcome) = channel();
         std::thread::Builder::new()
@@ -85,6 +95,7 @@ impl Recorder {
                 let _ = say.send(write_blocks(queue));
             })?;
         Ok(Recorder {
+            recorded,
             lines: Vec::new(),
             blocks: Some(blocks),
             outcome,
@@ -106,6 +117,9 @@ impl Recorder {
 
 impl Consumer for Recorder {
     fn event(&mut self, event: Event) {
+        if !self.recorded.contains(event.kind) {
+            return;
+        }
         write_event(&event, &mut self.lines);
         self.lines.push(b'\n');
     }
