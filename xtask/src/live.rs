@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::artifacts::{self, TestProgram};
+use crate::artifacts::{self, Artifacts, TestProgram};
 use crate::guest;
 use crate::kernels::{self, Kernel};
 use crate::mirror::PrivateApt;
@@ -69,7 +69,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     for kernel in chosen(&options.kernels) {
         let filters: Vec<&str> = options.filters.iter().map(String::as_str).collect();
         let plan = |usual| Plan {
-            tests: &artifacts.tests,
+            artifacts: &artifacts,
             tier: options.tier.unwrap_or(usual),
             filters: &filters,
             long: options.long,
@@ -147,7 +147,7 @@ fn project(root: &Path) -> Result<PathBuf> {
 
 /// Which live tests to run, and how.
 pub(crate) struct Plan<'a> {
-    pub(crate) tests: &'a [TestProgram],
+    pub(crate) artifacts: &'a Artifacts,
     pub(crate) tier: Tier,
     /// Parts of names of the tests to run; all of them when empty.
     pub(crate) filters: &'a [&'a str],
@@ -158,9 +158,9 @@ pub(crate) struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     /// All of them, as long as they usually take.
-    pub(crate) fn all(tests: &'a [TestProgram], tier: Tier) -> Self {
+    pub(crate) fn all(artifacts: &'a Artifacts, tier: Tier) -> Self {
         Self {
-            tests,
+            artifacts,
             tier,
             filters: &[],
             long: false,
@@ -169,7 +169,7 @@ impl<'a> Plan<'a> {
     }
 
     fn live(&self) -> impl Iterator<Item = &TestProgram> {
-        self.tests.iter().filter(|test| test.is_live())
+        self.artifacts.tests.iter().filter(|test| test.is_live())
     }
 
     /// Variables of the environment that tell the tests.
@@ -206,29 +206,37 @@ pub(crate) fn here(root: &Path, plan: &Plan<'_>) -> Result<Tally> {
     Ok(all)
 }
 
+/// Puts a copy of a program over it: the guest is to run what was built before it booted, whatever is built meanwhile, and its
+/// own memory is the quicker one.
+const KEEP: &str = r#"programs=$PWD/programs
+mkdir "$programs"
+keep() {
+    cp "$1" "$programs/" && mount --bind "$programs/${1##*/}" "$1" || failed=1
+}
+"#;
+
 /// Runs the live tests in one boot of a guest kernel.
 pub(crate) fn in_guest(root: &Path, kernel: &Kernel, plan: &Plan<'_>) -> Result<Tally> {
     let project = tools(root)?;
     guest::tools(root)?;
     let files = kernel.fetch(root)?;
     let mut script = format!(
-        "failed=0\nexport EQL_SENSOR_LIVE_EMULATED=1 {PROJECT_VARIABLE}='{}'\n",
+        "failed=0\nexport EQL_SENSOR_LIVE_EMULATED=1 {PROJECT_VARIABLE}='{}'\n{KEEP}",
         project.display()
     );
     for (name, value) in plan.variables() {
         let _ = writeln!(script, "export {name}={value}");
     }
+    let filters: String = plan.filters.iter().map(|of| format!(" '{of}'")).collect();
+    let _ = writeln!(script, "keep '{}'", plan.artifacts.sensor.display());
     for test in plan.live() {
-        let filter: String = plan
-            .filters
-            .iter()
-            .map(|filter| format!(" '{filter}'"))
-            .collect();
+        // What is not kept back is there even when the time runs out.
+        let path = test.path.display();
+        let _ = writeln!(script, "keep '{path}'");
         let _ = writeln!(script, "cd '{}'", test.folder.display());
         let _ = writeln!(
             script,
-            "'{}' --test-threads=1 --show-output{filter} || failed=1",
-            test.path.display()
+            "'{path}' --test-threads=1 --nocapture{filters} || failed=1"
         );
     }
     script.push_str("exit $failed\n");

@@ -128,18 +128,18 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
     });
     steps.run("live, running kernel", || match live::obstacle() {
         Some(obstacle) => Ok(Outcome::Missing(obstacle)),
-        None => live::here(root, &Plan::all(&artifacts.tests, Tier::Auto)).map(Outcome::Ran),
+        None => live::here(root, &Plan::all(artifacts, Tier::Auto)).map(Outcome::Ran),
     });
     for kernel in kernels::ALL
         .iter()
         .filter(|kernel| options.all || GUESTS.contains(&kernel.name))
     {
         let plan = if options.all {
-            Plan::all(&artifacts.tests, Tier::Both)
+            Plan::all(artifacts, Tier::Both)
         } else {
             Plan {
                 filters: GUEST_TESTS,
-                ..Plan::all(&artifacts.tests, Tier::Trampolines)
+                ..Plan::all(artifacts, Tier::Trampolines)
             }
         };
         steps.run(
@@ -156,7 +156,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
         let plan = Plan {
             filters: &["storm"],
             parameters: &parameters,
-            ..Plan::all(&artifacts.tests, Tier::Both)
+            ..Plan::all(artifacts, Tier::Both)
         };
         steps.run("storms, guest 6.12, preempt=full", || {
             let kernel = Kernel::named("6.12")?;

@@ -31,7 +31,7 @@ fn scope() -> Scope {
 
 /// Runs a part of the actor: its events but forks and ends, its pid, and what it printed.
 fn act(scope: &Scope, tier: &str, part: &str) -> (Vec<Value>, u32, HashMap<String, u32>) {
-    let daemon = Daemon::record(scope, tier, &[]);
+    let daemon = Daemon::record_only(scope, tier, "process,creation", &[]);
     let (pid, output) = scope.try_run(&["./acts", part]);
     assert!(output.status.success(), "{tier}: {output:?}");
     let ended = daemon.stop();
@@ -196,7 +196,7 @@ fn module() -> Option<PathBuf> {
 fn modules_are_named_with_their_taints() {
     if !Path::new("/proc/modules").exists() {
         let scope = Scope::new("modules");
-        let daemon = Daemon::record(&scope, "auto", &[]);
+        let daemon = Daemon::record_only(&scope, "auto", "process", &[]);
         let said = daemon.stop().log;
         assert!(
             said.contains("tp_btf/module_load can not be had: this kernel has no such tracepoint"),
@@ -209,7 +209,7 @@ fn modules_are_named_with_their_taints() {
     let scope = Scope::new("modules");
     scope.write("broken.ko", "\x7fELF and nothing more");
     for tier in tiers() {
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, "process", &[]);
         let insmod = |path: &str| scope.try_run(&["insmod", path]);
         assert!(!insmod("broken.ko").1.status.success());
         let (pid, output) = insmod(module.to_str().unwrap());

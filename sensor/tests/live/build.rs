@@ -52,7 +52,8 @@ fn a_build_is_what_strace_shows() {
         let trace = scope.folder().join("trace");
         let before = files_below(&scope.folder());
 
-        let daemon = Daemon::record(&scope, &tier, &["--ring-bytes", "33554432"]);
+        let events = "process,creation,rename,deletion";
+        let daemon = Daemon::record_only(&scope, &tier, events, &["--ring-bytes", "33554432"]);
         let mut arguments = vec!["strace", "-f", "-y", "-s", "65536", "-e", CALLS];
         arguments.extend(["-e", "signal=none", "-o", trace.to_str().unwrap()]);
         arguments.extend(["make", "-j2", "MYCFLAGS=-O0", "staged"]);

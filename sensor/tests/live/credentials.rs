@@ -88,7 +88,7 @@ impl Acts {
 
     /// Events of a command but forks and ends, and its pid.
     fn events(&self, tier: &str, arguments: &[&str]) -> (u32, Vec<Value>) {
-        let daemon = Daemon::record(&self.scope, tier, &[]);
+        let daemon = Daemon::record_only(&self.scope, tier, "process,creation", &[]);
         let pid = self.scope.run(arguments);
         let ended = daemon.stop();
         let counts = Counts::of(&ended.log);

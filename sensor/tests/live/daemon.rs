@@ -3,7 +3,7 @@
 //! In: its arguments. Out: what it writes, line by line as JSON, and how it ends. Must never outlive its test.
 
 use std::fs::{self, File};
-use std::io::BufReader;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -63,11 +63,18 @@ impl Daemon {
         Self::start(scope, tier, &arguments)
     }
 
-    /// `record`, scoped.
+    /// `record` of all kinds that it usually attaches, scoped.
     pub(crate) fn record(scope: &Scope, tier: &str, more: &[&str]) -> Self {
         let mut arguments = vec!["record"];
         arguments.extend(more);
         Self::start(scope, tier, &arguments)
+    }
+
+    /// `record` of some kinds, scoped: what is not attached need not be verified, which takes long where processors are emulated.
+    pub(crate) fn record_only(scope: &Scope, tier: &str, events: &str, more: &[&str]) -> Self {
+        let mut arguments = vec!["--only", events];
+        arguments.extend(more);
+        Self::record(scope, tier, &arguments)
     }
 
     fn start(scope: &Scope, tier: &str, arguments: &[&str]) -> Self {
@@ -167,6 +174,30 @@ impl Daemon {
         }
     }
 
+    /// Waits until what it wrote from a line on is enough, and returns that.
+    pub(crate) fn wait_from(
+        &mut self,
+        from: usize,
+        what: &str,
+        enough: impl Fn(&[Value]) -> bool,
+    ) -> Vec<Value> {
+        let started = Instant::now();
+        loop {
+            let lines = self.lines().split_off(from);
+            if enough(&lines) {
+                return lines;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && started.elapsed() < LIMIT,
+                "no {what}: {ended:?} after {:?}; {lines:#?}; the daemon said:\n{}",
+                started.elapsed(),
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// What it said on standard error so far.
     pub(crate) fn said(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
@@ -185,6 +216,37 @@ impl Daemon {
             .and_then(Pid::from_raw)
             .unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    /// Waits for the end of a process, which is the last of what was done: at its own end the daemon takes only so long for what
+    /// is still to be read. For output too large to be read again and again.
+    pub(crate) fn wait_for_end_of(&mut self, pid: u32) {
+        let (started, mut grown) = (Instant::now(), Instant::now());
+        let mut output = BufReader::new(File::open(&self.output).unwrap());
+        let mut line = String::new();
+        loop {
+            if output.read_line(&mut line).unwrap() > 0 {
+                grown = Instant::now();
+                if line.ends_with('\n') {
+                    if line.contains(r#""action":"end""#) {
+                        let event: Value = serde_json::from_str(&line).unwrap();
+                        if number(&event, "process.pid") == Some(u64::from(pid)) {
+                            return;
+                        }
+                    }
+                    line.clear();
+                }
+                continue;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && grown.elapsed() < LIMIT,
+                "no end of {pid}: {ended:?} after {:?}; the daemon said:\n{}",
+                started.elapsed(),
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Waits until it has written nothing for a while: at its end it takes only so long for what is still to be read.

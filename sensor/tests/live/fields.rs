@@ -106,7 +106,8 @@ fn a_session_on_a_terminal_is_told_with_its_leaders() {
         build(&scope, SERVICE, "sshd");
         fs::copy(scope.folder().join("sshd"), scope.folder().join("login")).unwrap();
         let settings = settings(&scope);
-        let daemon = Daemon::record(&scope, &tier, &["--config", settings.to_str().unwrap()]);
+        let config = ["--config", settings.to_str().unwrap()];
+        let daemon = Daemon::record_only(&scope, &tier, "process,creation", &config);
         let (service_pid, output) = scope.try_run(&["./sshd"]);
         assert!(output.status.success(), "{output:?}");
         let terminal = String::from_utf8(output.stdout).unwrap();
@@ -203,7 +204,7 @@ fn a_session_on_a_terminal_is_told_with_its_leaders() {
 fn rights_are_told_by_name() {
     for tier in tiers() {
         let scope = Scope::new("rights");
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, "process,creation", &[]);
         scope.run(&[
             "setpriv",
             "--bounding-set",
@@ -263,7 +264,7 @@ fn a_container_is_told_by_its_control_group() {
         let id = "c0ffee".repeat(11).split_at(64).0.to_owned();
         let below = Below(scope.cgroup().join(format!("docker-{id}.scope")));
         fs::create_dir(&below.0).unwrap();
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, "process,creation", &[]);
         let script = format!(
             "echo 0 > {}/cgroup.procs && exec sh -c '/bin/true inside; : > made'",
             below.0.display()
@@ -318,7 +319,8 @@ fn a_long_environment_is_completed_while_the_process_lives() {
     for tier in tiers() {
         let scope = Scope::new("environment");
         let settings = settings(&scope);
-        let mut daemon = Daemon::record(&scope, &tier, &["--config", settings.to_str().unwrap()]);
+        let config = ["--config", settings.to_str().unwrap()];
+        let mut daemon = Daemon::record_only(&scope, &tier, "process", &config);
         let mut command = scope.command(&["cat", "-"]);
         command.env_clear().env("PATH", "/usr/bin:/bin");
         // More than a record takes, with the variable asked for at the end of it: the shell passes them on in this order.

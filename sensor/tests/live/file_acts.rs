@@ -134,6 +134,9 @@ int main(void)
 }
 "#;
 
+/// Kinds of the acts, and of those whose event a near miss could be.
+const EVENTS: &str = "process,creation,rename,deletion,link,symlink,mkdir,mknod";
+
 /// One thing done, as its event must tell it.
 struct Expected {
     action: &'static str,
@@ -153,7 +156,7 @@ fn every_file_act_has_its_event_and_a_near_miss_has_none() {
         let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
         let before = Known::of(&folder);
         build(&scope, "acts", ACTS);
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, EVENTS, &[]);
         let by_trampolines = daemon.uses("fexit/security_path_rename");
         let pid = scope.run(&["./acts", elsewhere.path().to_str().unwrap()]);
         let ended = daemon.stop();
@@ -194,7 +197,7 @@ fn overlayfs_and_bind_mounts_show_each_act_once_and_where_it_was_done() {
         let folder = scope.folder();
         fs::create_dir(folder.join("t")).unwrap();
         build(&scope, "mounts", MOUNTS);
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, EVENTS, &[]);
         scope.run(&["./mounts"]);
         let ended = daemon.stop();
         let folder = folder.to_str().unwrap();

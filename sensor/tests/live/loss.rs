@@ -21,7 +21,12 @@ fn what_does_not_fit_is_counted_exactly_and_reported() {
             "script",
             &format!("i=0; while [ $i -lt {FILES} ]; do : > file$i; i=$((i+1)); done"),
         );
-        let daemon = Daemon::record(&scope, &tier, &["--ring-bytes", "4096"]);
+        let daemon = Daemon::record_only(
+            &scope,
+            &tier,
+            "exec,fork,end,creation",
+            &["--ring-bytes", "4096"],
+        );
         daemon.signal(Signal::STOP);
         scope.run(&["sh", script.to_str().unwrap()]);
         daemon.signal(Signal::CONT);

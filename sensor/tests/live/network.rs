@@ -303,7 +303,7 @@ fn connections_are_seen_to_begin_and_end() {
     for tier in tiers() {
         let scope = Scope::new("sockets");
         build(&scope, "sockets", SOCKETS);
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, "process,network", &[]);
         let (_, output) = scope.try_run(&["./sockets"]);
         let ended = daemon.stop();
         let said = String::from_utf8(output.stderr).unwrap();

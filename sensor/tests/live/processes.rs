@@ -20,7 +20,7 @@ fn two_hundred_execs_are_recorded_exactly() {
             "script",
             &format!("i=0\nwhile [ $i -lt {FORKS} ]; do /bin/true \"first $i\" '' 'grün\"\\' -$i; i=$((i+1)); done\n"),
         );
-        let daemon = Daemon::record(&scope, &tier, &[]);
+        let daemon = Daemon::record_only(&scope, &tier, "exec,fork,end", &[]);
         let shell = scope.run(&[
             "setpriv",
             "--reuid",

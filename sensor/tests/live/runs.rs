@@ -87,6 +87,20 @@ const WAYS: &[Way] = &[
         in_place: true,
     },
     Way {
+        program: "./runs",
+        steps: &["tmpfile"],
+        names: &["#N"],
+        executables: &["@/#N (deleted)", "/dev/fd/4"],
+        in_place: true,
+    },
+    Way {
+        program: "./runs",
+        steps: &["linked"],
+        names: &["named"],
+        executables: &["@/named"],
+        in_place: true,
+    },
+    Way {
         program: "./copy",
         steps: &["delete"],
         names: &["copy"],
@@ -125,10 +139,24 @@ fn scope() -> Scope {
     scope
 }
 
+/// Kinds of the acts that are looked at.
+const EVENTS: &str = "process,creation,connection_attempted";
+
 fn strings(event: &Value, path: &str) -> Vec<String> {
     let values = at(event, path).as_array().cloned().unwrap_or_default();
     let values = values.iter().filter_map(Value::as_str);
-    values.map(str::to_owned).collect()
+    values.map(unnumbered).collect()
+}
+
+/// A file without a name is called by its number: `#N` stands for any.
+fn unnumbered(text: &str) -> String {
+    match text.split_once('#') {
+        Some((before, number)) => {
+            let rest = number.trim_start_matches(|c: char| c.is_ascii_digit());
+            format!("{before}#N{rest}")
+        }
+        None => text.to_owned(),
+    }
 }
 
 #[test]
@@ -137,10 +165,11 @@ fn a_process_is_the_same_on_all_it_does() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port().to_string();
     for tier in tiers() {
+        let mut daemon = Daemon::record_only(&scope, &tier, EVENTS, &[]);
+        let mut told = 0;
         for way in WAYS {
             let folder = scope.folder();
             fs::copy(folder.join("runs"), folder.join("copy")).unwrap();
-            let daemon = Daemon::record(&scope, &tier, &[]);
             let mut arguments = vec![way.program];
             arguments.extend(way.steps);
             arguments.push(&port);
@@ -150,12 +179,28 @@ fn a_process_is_the_same_on_all_it_does() {
             if String::from_utf8_lossy(&output.stdout).contains("reuse 0") {
                 println!("{what}: another process took the number first");
             }
-            let ended = daemon.stop();
-            let counts = Counts::of(&ended.log);
-            assert_eq!((counts.received, counts.lost), (counts.submitted, 0));
-            check(way, &what, &folder, pid, &port, &ended.lines);
+            let events = daemon.wait_from(told, "end of what was begun", |e| all_ended(pid, e));
+            told += events.len();
+            check(way, &what, &folder, pid, &port, &events);
+        }
+        let counts = Counts::of(&daemon.stop().log);
+        assert_eq!((counts.received, counts.lost), (counts.submitted, 0));
+    }
+}
+
+/// Whether a process has ended, and all that are forked in these events.
+fn all_ended(pid: u32, events: &[Value]) -> bool {
+    let of = |action: &'static str| {
+        let events = events.iter().filter(move |e| is(e, "process", action));
+        events.filter_map(|e| number(e, "process.pid"))
+    };
+    let mut left: Vec<u64> = of("fork").chain([u64::from(pid)]).collect();
+    for ended in of("end") {
+        if let Some(at) = left.iter().position(|pid| *pid == ended) {
+            left.swap_remove(at);
         }
     }
+    left.is_empty()
 }
 
 fn check(way: &Way, what: &str, folder: &Path, pid: u32, port: &str, events: &[Value]) {
@@ -248,15 +293,17 @@ fn scripts_go_by_their_own_name_and_their_interpreters() {
     script("nested", &format!("#!{}\n", inner.display()));
     script("by-env", "#!/usr/bin/env sh\n: > ./by-by-env\n");
     for tier in tiers() {
+        let mut daemon = Daemon::record_only(&scope, &tier, EVENTS, &[]);
+        let mut told = 0;
         for (name, names, script) in [
             ("plain", vec!["plain", shell.1], true),
             ("nested", vec!["nested", shell.1], true),
             // What `env` runs is the shell itself, by that name.
             ("by-env", vec!["sh", shell.1], false),
         ] {
-            let daemon = Daemon::record(&scope, &tier, &[]);
-            scope.run(&[&format!("./{name}")]);
-            let events = daemon.stop().lines;
+            let pid = scope.run(&[&format!("./{name}")]);
+            let events = daemon.wait_from(told, "end of what was begun", |e| all_ended(pid, e));
+            told += events.len();
             let what = format!("{tier}: {name}");
             let made = events.iter().find(|event| is(event, "file", "creation"));
             let made = made.unwrap_or_else(|| panic!("{what}: {events:#?}"));

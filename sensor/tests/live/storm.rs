@@ -94,6 +94,9 @@ const EXECS: usize = 2_000;
 const FILES: usize = 4_000;
 const LONG: usize = 100_000;
 
+/// Room for all that a long storm makes, should the daemon, built to be tested, be the slower one.
+const RING_BYTES: &str = "134217728";
+
 /// Workers per processor: more than can run at once, so that they take each other's place in the middle of things.
 const FILE_WORKERS: usize = 16;
 
@@ -156,18 +159,21 @@ fn storm(scope: &Scope, tier: &str, ring_bytes: &str, arguments: &[&str], stoppe
         .unwrap();
     assert!(built.success());
     let program = program.to_str().unwrap().to_owned();
-    let daemon = Daemon::record(scope, tier, &["--ring-bytes", ring_bytes]);
+    let events = "exec,fork,end,creation";
+    let mut daemon = Daemon::record_only(scope, tier, events, &["--ring-bytes", ring_bytes]);
     if stopped {
         daemon.signal(Signal::STOP);
     }
     let mut command = vec![program.as_str()];
     command.extend(arguments);
-    let (_, output) = scope.try_run(&command);
+    let (pid, output) = scope.try_run(&command);
     assert!(output.status.success(), "{command:?}: {output:?}");
     if stopped {
+        // Whatever fitted into a small ring is read at the end.
         daemon.signal(Signal::CONT);
+    } else {
+        daemon.wait_for_end_of(pid);
     }
-    daemon.wait_until_idle();
     let (log, output_lines) = daemon.stop_unread();
     let lines = output_lines
         .lines()
@@ -247,7 +253,7 @@ fn a_storm_of_execs_is_recorded_one_by_one() {
         let storm = storm(
             &scope,
             &tier,
-            "67108864",
+            RING_BYTES,
             &["exec", &workers.to_string(), &count.to_string()],
             false,
         );
@@ -302,7 +308,7 @@ fn files_created_by_many_at_once_are_recorded_whole() {
         let storm = storm(
             &scope,
             &tier,
-            "67108864",
+            RING_BYTES,
             &[
                 "create",
                 &workers.to_string(),
