@@ -16,7 +16,20 @@ const PIECE_CHARS_MAX: usize = 160;
 /// Processes in the tree, the acting one included.
 const TREE_MAX: usize = 33;
 
+/// Alerts like one before, told together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repeats {
+    /// How many, the one that tells of them included.
+    pub count: u64,
+    /// Number of the alert they repeat.
+    pub of: u64,
+    /// Times of the first and the last, nanoseconds since the Unix epoch.
+    pub first_ns: i64,
+    pub last_ns: i64,
+}
+
 /// A rule's query was satisfied, and by what.
+#[derive(Clone)]
 pub struct Alert {
     /// Position among the alerts of this run, from 1, without gaps.
     pub sequence: u64,
@@ -37,6 +50,8 @@ pub struct Alert {
     pub tally: Option<Tally>,
     /// Since when, nanoseconds since the Unix epoch.
     pub tally_since_wall_ns: Option<i64>,
+    /// Set on the last of several alike that were held back.
+    pub repeats: Option<Repeats>,
 }
 
 /// One event of the match and the clause that describes it.
@@ -259,6 +274,7 @@ impl Builder {
             subject,
             tally,
             tally_since_wall_ns,
+            repeats: None,
         }
     }
 

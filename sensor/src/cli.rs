@@ -51,6 +51,80 @@ pub enum Command {
     Tune(TuneArgs),
     Doctor(DoctorArgs),
     Fields(FieldsArgs),
+    Config(ConfigArgs),
+    Catalog(CatalogArgs),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+/// Show the settings in force, and where each comes from
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        eql-sensor config cat\n  \
+                        eql-sensor config cat | grep -v 'built in'")]
+pub struct ConfigArgs {
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    Cat(ConfigCatArgs),
+}
+
+/// Print every setting with its value and the file and line it comes from
+///
+/// Settings are read from eql-sensor.toml, then from the *.toml files of conf.d in order of their names; what is read later wins,
+/// key by key. Both are looked for in /etc/eql-sensor, /run/eql-sensor and /usr/lib/eql-sensor: a file replaces one of the same
+/// name in a later one of these, and an empty file, or a link to /dev/null, hides it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 the settings can be used, 78 they can not.\n\nExamples:\n  \
+                        eql-sensor config cat\n  \
+                        eql-sensor config cat --config ./eql-sensor.toml"
+)]
+pub struct ConfigCatArgs {
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// Print the journal's message catalog: what `journalctl -x` says below an alert and below what the sensor says about itself
+///
+/// Each rule's entry holds its description, its triage guide and its known false alarms. The package installs a catalog of the
+/// shipped rules; this makes one that has yours as well.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        eql-sensor catalog > eql-sensor.catalog\n  \
+                        sudo sh -c 'eql-sensor catalog > /etc/systemd/catalog/eql-sensor.catalog' && sudo journalctl --update-catalog\n  \
+                        eql-sensor catalog --rules rules/")]
+pub struct CatalogArgs {
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    #[command(flatten)]
+    pub settings: SettingsArgs,
+}
+
+/// Print what completes commands and flags in a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        eql-sensor completions bash > /usr/share/bash-completion/completions/eql-sensor\n  \
+                        eql-sensor completions zsh > /usr/share/zsh/vendor-completions/_eql-sensor\n  \
+                        eql-sensor completions fish > /usr/share/fish/vendor_completions.d/eql-sensor.fish")]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// Print the manual page, or write the page of every command into a directory
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+                        eql-sensor man | man -l -\n  \
+                        eql-sensor man --directory /usr/share/man/man8")]
+pub struct ManArgs {
+    /// Write eql-sensor.8 and one page for each command into this directory, which must be there
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
 }
 
 /// List the fields that events carry: type, events that have them, how they are obtained
@@ -197,7 +271,8 @@ impl FromStr for Events {
     after_help = "Needs no privilege and no kernel support. Time is the events' own, so the answer is always the same.\n\n\
                         Examples:\n  \
                         eql-sensor replay --rules rules/ events.jsonl\n  \
-                        zcat events.jsonl.gz | eql-sensor replay --rules rules/ -"
+                        zcat events.jsonl.gz | eql-sensor replay --rules rules/ -\n  \
+                        eql-sensor replay --rules rules/ --output file:alerts.jsonl --output journald events.jsonl"
 )]
 pub struct ReplayArgs {
     /// Recorded events, one JSON document per line; - is standard input
@@ -211,6 +286,11 @@ pub struct ReplayArgs {
 
     #[command(flatten)]
     pub tuning: TuningArgs,
+
+    /// Where alerts go instead of standard output, as for `run`; may be given several times. No alert is dropped: replay waits
+    /// for the slowest output
+    #[arg(long = "output", value_name = "OUTPUT")]
+    pub outputs: Vec<Output>,
 
     /// How to print alerts; auto is a readable tree on a terminal and JSON lines elsewhere
     #[arg(long, value_enum, default_value_t = Format::Auto)]
@@ -462,7 +542,8 @@ pub struct TuningArgs {
 /// Where settings come from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SettingsArgs {
-    /// Settings file. Without it: /etc/eql-sensor/eql-sensor.toml if there is one, else the built-in defaults
+    /// Settings file, read alone. Without it: eql-sensor.toml and conf.d/*.toml of /etc/eql-sensor, /run/eql-sensor and
+    /// /usr/lib/eql-sensor over the built-in defaults
     #[arg(long = "config", value_name = "FILE")]
     pub path: Option<PathBuf>,
 }
@@ -494,7 +575,8 @@ pub struct KernelArgs {
 /// Where alerts go. A flag wins over the settings file.
 #[derive(Clone, Debug, Default, Args)]
 pub struct OutputArgs {
-    /// Where alerts go: stdout, journald, file:PATH (JSON lines, appended) or none; may be given several times
+    /// Where alerts go: stdout, journald, file:PATH (JSON lines, appended), syslog, syslog:PATH (RFC 5424, a unix datagram
+    /// socket; /dev/log without PATH) or none; may be given several times
     #[arg(long = "output", value_name = "OUTPUT")]
     pub outputs: Vec<Output>,
 
@@ -521,6 +603,14 @@ pub enum Format {
     Tree,
 }
 
+/// Which shell completions are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
 /// How `check` prints what it found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ReportFormat {
@@ -543,12 +633,29 @@ pub enum Output {
     Stdout,
     Journald,
     File(PathBuf),
+    /// The socket of a syslog daemon.
+    Syslog(PathBuf),
     None,
+}
+
+/// Where syslog daemons listen unless told otherwise.
+const SYSLOG_SOCKET: &str = "/dev/log";
+
+/// Least severity of alerts that go somewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SeverityMin {
+    #[default]
+    Low,
+    Medium,
+    High,
+    Critical,
 }
 
 /// `found` is no output.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no output; allowed are stdout, journald, file:PATH and none")]
+#[error(
+    "`{found}` is no output; allowed are stdout, journald, file:PATH, syslog, syslog:PATH and none"
+)]
 pub struct UnknownOutput {
     pub found: String,
 }
@@ -561,8 +668,12 @@ impl FromStr for Output {
             "stdout" => Ok(Output::Stdout),
             "journald" => Ok(Output::Journald),
             "none" => Ok(Output::None),
-            _ => match text.strip_prefix("file:") {
-                Some(path) if !path.is_empty() => Ok(Output::File(PathBuf::from(path))),
+            "syslog" => Ok(Output::Syslog(PathBuf::from(SYSLOG_SOCKET))),
+            _ => match text.split_once(':') {
+                Some(("file", path)) if !path.is_empty() => Ok(Output::File(PathBuf::from(path))),
+                Some(("syslog", path)) if !path.is_empty() => {
+                    Ok(Output::Syslog(PathBuf::from(path)))
+                }
                 _ => Err(UnknownOutput {
                     found: text.to_owned(),
                 }),
@@ -577,6 +688,7 @@ impl std::fmt::Display for Output {
             Output::Stdout => f.write_str("stdout"),
             Output::Journald => f.write_str("journald"),
             Output::File(path) => write!(f, "file:{}", path.display()),
+            Output::Syslog(path) => write!(f, "syslog:{}", path.display()),
             Output::None => f.write_str("none"),
         }
     }
@@ -594,13 +706,19 @@ mod tests {
 
     #[test]
     fn outputs_read_back_as_written() {
-        for text in ["stdout", "journald", "file:/var/log/a.jsonl", "none"] {
+        for text in [
+            "stdout",
+            "journald",
+            "file:/var/log/a.jsonl",
+            "syslog:/dev/log",
+            "none",
+        ] {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
         let error = "file:".parse::<Output>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`file:` is no output; allowed are stdout, journald, file:PATH and none"
+            "`file:` is no output; allowed are stdout, journald, file:PATH, syslog, syslog:PATH and none"
         );
     }
 }

@@ -1,8 +1,9 @@
 //! Settings: read, fill in defaults, refuse unknown keys.
 //!
-//! In: a settings file. Out: a [`Config`], or every problem of the file with its place and what is allowed. The defaults are
+//! In: settings files. Out: a [`Config`], or every problem of the files with its place and what is allowed. The defaults are
 //! explained in `eql-sensor.toml`, which a test holds equal to the code. Never applies half of a broken file.
 
+mod layers;
 mod watch;
 
 use std::ops::RangeInclusive;
@@ -13,15 +14,16 @@ use clap::ValueEnum as _;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, Tier, TuningArgs};
+use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, SeverityMin, Tier, TuningArgs};
 use crate::document::{Problem, Source, Table, shown};
 
+pub use layers::{Layers, installed_directories};
 pub use watch::{WATCHED_MAX, WatchError, watch_entry};
 
-/// The settings file read when none is named and this one exists.
-pub const DEFAULT_PATH: &str = "/etc/eql-sensor/eql-sensor.toml";
-/// Name by which `check` knows a settings file.
+/// Name of the settings file in each directory of settings, and by which `check` knows one.
 pub const FILE_NAME: &str = "eql-sensor.toml";
+/// Directory of drop-ins beside it.
+pub const DROP_INS: &str = "conf.d";
 /// The default settings with their explanation.
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
@@ -175,6 +177,16 @@ pub struct Outputs {
     pub alerts: Vec<Output>,
     pub format: Format,
     pub queue_alerts_max: usize,
+    /// Size at which an alerts file is put aside, in bytes; 0 is never. And how many of those are kept.
+    pub rotate_bytes: usize,
+    pub rotate_keep: usize,
+    /// How long repeats of an alert are held back to be told together; zero tells each.
+    pub suppress: Duration,
+    /// Least severity, by sort of output.
+    pub stdout_severity_min: SeverityMin,
+    pub journald_severity_min: SeverityMin,
+    pub file_severity_min: SeverityMin,
+    pub syslog_severity_min: SeverityMin,
 }
 
 impl Default for Rules {
@@ -223,20 +235,26 @@ impl Default for Outputs {
             alerts: vec![Output::Stdout, Output::Journald],
             format: Format::Auto,
             queue_alerts_max: 4096,
+            rotate_bytes: 256 << 20,
+            rotate_keep: 8,
+            suppress: Duration::ZERO,
+            stdout_severity_min: SeverityMin::Low,
+            journald_severity_min: SeverityMin::Low,
+            file_severity_min: SeverityMin::Low,
+            syslog_severity_min: SeverityMin::Low,
         }
     }
 }
 
 impl Config {
-    /// Reads the named file, else the installed one if there is one, else takes the defaults.
+    /// Reads the named file alone, else what is installed: the settings file and its drop-ins over the defaults.
     ///
     /// # Errors
-    /// Every problem of the file.
+    /// Every problem of every file.
     pub fn load(path: Option<&Path>) -> Result<Config, Vec<Problem>> {
         match path {
             Some(path) => Config::read(path),
-            None if Path::new(DEFAULT_PATH).exists() => Config::read(Path::new(DEFAULT_PATH)),
-            None => Ok(Config::default()),
+            None => Layers::installed(&installed_directories()).config(),
         }
     }
 
@@ -254,12 +272,20 @@ impl Config {
     /// # Errors
     /// Every problem of the text.
     pub fn parse(source: &Source) -> Result<Config, Vec<Problem>> {
+        Config::default().with(source)
+    }
+
+    /// These settings with those of a text in place of what they were.
+    ///
+    /// # Errors
+    /// Every problem of the text.
+    pub fn with(self, source: &Source) -> Result<Config, Vec<Problem>> {
         let (document, problems) = source.parse();
         if !problems.is_empty() {
             return Err(problems);
         }
         let mut reader = Reader::new(source);
-        let config = reader.config(&document);
+        let config = reader.config(&document, self);
         if reader.problems.is_empty() {
             Ok(config)
         } else {
@@ -372,8 +398,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    fn config(&mut self, document: &'t Spanned<DeTable<'t>>) -> Config {
-        let mut config = Config::default();
+    fn config(&mut self, document: &'t Spanned<DeTable<'t>>, mut config: Config) -> Config {
         let mut root = Table::new(self.source, "", document.get_ref(), document.span());
         if let Some(mut table) = root.table("rules", &mut self.problems) {
             self.rules(&mut table, &mut config.rules);
@@ -598,6 +623,20 @@ impl<'t> Reader<'t> {
             1..=QUEUE_ALERTS_LIMIT,
             &mut output.queue_alerts_max,
         );
+        let rotate_bytes = &mut output.rotate_bytes;
+        self.count(table, "rotate_bytes", 0..=1 << 40, rotate_bytes);
+        self.count(table, "rotate_keep", 0..=1000, &mut output.rotate_keep);
+        self.seconds(table, "suppress_s", 0..=86_400, &mut output.suppress);
+        for (key, into) in [
+            ("stdout_severity_min", &mut output.stdout_severity_min),
+            ("journald_severity_min", &mut output.journald_severity_min),
+            ("file_severity_min", &mut output.file_severity_min),
+            ("syslog_severity_min", &mut output.syslog_severity_min),
+        ] {
+            if let Some(severity) = self.word(table, key, SeverityMin::value_variants()) {
+                *into = severity;
+            }
+        }
     }
 
     /// One of the words of an enumeration.
@@ -683,7 +722,7 @@ mod tests {
         let source = source(DEFAULT_TEXT);
         let (document, _) = source.parse();
         let mut reader = Reader::new(&source);
-        reader.config(&document);
+        reader.config(&document, Config::default());
         for key in &reader.known {
             let (table, key) = key.split_once('.').unwrap();
             let value = document
@@ -792,9 +831,9 @@ mod tests {
              eql-sensor.toml:3:14: error: `kernel.bulk_burst` is 1, must be a whole number from 2 to 1000000",
         );
         check(
-            "[output]\nalerts = [\"syslog\", 3]\nqueue_alerts_max = 0\n[rules]\ndirectories = [\"rules\"]",
-            "eql-sensor.toml:2:11: error: `output.alerts`: `syslog` is no output; allowed are stdout, journald, file:PATH and none\n\
-             eql-sensor.toml:2:21: error: `output.alerts` holds 3, must hold strings only\n\
+            "[output]\nalerts = [\"kafka\", 3]\nqueue_alerts_max = 0\n[rules]\ndirectories = [\"rules\"]",
+            "eql-sensor.toml:2:11: error: `output.alerts`: `kafka` is no output; allowed are stdout, journald, file:PATH, syslog, syslog:PATH and none\n\
+             eql-sensor.toml:2:20: error: `output.alerts` holds 3, must hold strings only\n\
              eql-sensor.toml:3:20: error: `output.queue_alerts_max` is 0, must be a whole number from 1 to 1048576\n\
              eql-sensor.toml:5:16: error: `rules.directories` holds \"rules\", must hold absolute paths only; \
              a service has no useful working directory; start the path with /",

@@ -5,9 +5,10 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::fs::Metadata;
 use std::io::Read as _;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -88,7 +89,19 @@ impl Source {
     /// # Errors
     /// The one problem that makes it unusable: not there, not a plain file, too large, not text.
     pub fn read(path: &Path, what: &str) -> Result<Source, Box<Problem>> {
-        let bytes = read_plain_file(path, what)?;
+        Source::of(path, what, Writers::Any)
+    }
+
+    /// The same for a file the service lives by: nobody but root and its own user may be able to change it.
+    ///
+    /// # Errors
+    /// As [`Source::read`], and others can write it.
+    pub fn read_installed(path: &Path, what: &str) -> Result<Source, Box<Problem>> {
+        Source::of(path, what, Writers::Administrator)
+    }
+
+    fn of(path: &Path, what: &str, writers: Writers) -> Result<Source, Box<Problem>> {
+        let bytes = read_plain_file(path, what, writers)?;
         let text = match String::from_utf8(bytes) {
             Ok(text) => text,
             Err(error) => {
@@ -189,7 +202,56 @@ fn syntax(text: &str, span: &Range<usize>, message: &str) -> (String, Option<Str
     (message.trim().replace('\n', ", "), None)
 }
 
-fn read_plain_file(path: &Path, what: &str) -> Result<Vec<u8>, Box<Problem>> {
+/// Who may be able to write a file that is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Writers {
+    Any,
+    Administrator,
+}
+
+/// Refuses a file or directory that somebody else could write, and by that decide what the service does.
+///
+/// # Errors
+/// Who can write it, and what to do.
+pub fn only_administrator_writes(path: &Path, metadata: &Metadata) -> Result<(), Box<Problem>> {
+    let own = rustix::process::geteuid().as_raw();
+    let owner = metadata.uid();
+    if owner != 0 && owner != own {
+        let found = format!("it belongs to user {owner}, who can change it");
+        return Err(writable(path, found, "chown root:root"));
+    }
+    only_owner_writes(path, metadata)
+}
+
+/// The same of a directory that may belong to the service's user, as the one below `/run` does.
+///
+/// # Errors
+/// Who can write it, and what to do.
+pub fn only_owner_writes(path: &Path, metadata: &Metadata) -> Result<(), Box<Problem>> {
+    let (group, mode) = (metadata.gid(), metadata.mode());
+    if mode & 0o002 != 0 {
+        Err(writable(
+            path,
+            "everybody can write it".to_owned(),
+            "chmod o-w",
+        ))
+    } else if mode & 0o020 != 0 && group != 0 {
+        let found = format!("group {group} can write it");
+        Err(writable(path, found, "chmod g-w"))
+    } else {
+        Ok(())
+    }
+}
+
+fn writable(path: &Path, found: String, remedy: &str) -> Box<Problem> {
+    let help = format!(
+        "only root may decide what the sensor does: {remedy} {}",
+        path.display()
+    );
+    Box::new(Problem::of_file(path, found, Some(&help)))
+}
+
+fn read_plain_file(path: &Path, what: &str, writers: Writers) -> Result<Vec<u8>, Box<Problem>> {
     let cannot = |error: std::io::Error| {
         Box::new(Problem::of_file(
             path,
@@ -216,6 +278,9 @@ fn read_plain_file(path: &Path, what: &str) -> Result<Vec<u8>, Box<Problem>> {
             format!("this is {found}"),
             Some(&format!("a {what} must be a plain file")),
         )));
+    }
+    if writers == Writers::Administrator {
+        only_administrator_writes(path, &metadata)?;
     }
     let mut bytes = Vec::new();
     file.take(FILE_LEN_MAX + 1)

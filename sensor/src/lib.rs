@@ -14,6 +14,7 @@ pub mod config;
 pub mod decode;
 pub mod doctor;
 pub mod document;
+pub mod drop_ins;
 pub mod engine;
 pub mod enrich;
 pub mod eql;

@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use sensor::cli::Cli;
 use sensor::commands::{self, Exit};
+use sensor::output::journal_log::JournalLog;
 use sensor::self_check::act;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     if let Some(code) = act::if_asked() {
@@ -24,12 +27,7 @@ fn main() -> ExitCode {
             return ExitCode::from(Exit::Usage as u8);
         }
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
-        .with_target(false)
-        .init();
+    log_to(filter);
     match commands::dispatch(&cli) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
@@ -37,4 +35,21 @@ fn main() -> ExitCode {
             ExitCode::from(failure.exit as u8)
         }
     }
+}
+
+/// As a service to the journal, with priorities and message ids; else to standard error.
+fn log_to(filter: EnvFilter) {
+    if let Some(journal) = JournalLog::of_this_service() {
+        tracing_subscriber::registry()
+            .with(filter)
+            .with(journal)
+            .init();
+        return;
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .init();
 }

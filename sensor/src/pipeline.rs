@@ -30,6 +30,7 @@ use crate::kernel::{
 };
 use crate::loss::{GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
+use crate::output::lifecycle;
 use crate::rule::{self, Actors, Rule};
 use crate::self_check::{self, SelfCheckError};
 
@@ -438,6 +439,7 @@ impl Pipeline {
             self.told = losses;
             let milliseconds = gap.to_ns.saturating_sub(gap.from_ns) / 1_000_000;
             tracing::warn!(
+                target: lifecycle::GAP,
                 lost = gap.lost,
                 total = self.status.gaps.total(),
                 from_ns = gap.from_ns,

@@ -253,7 +253,7 @@ misspelt/eql-sensor.toml:3:2: error: unknown key `outputs`; did you mean `output
     Case {
         what: "settings: words and sorts that can not be",
         file: "words/eql-sensor.toml",
-        bytes: b"[kernel]\ntier = \"fast\"\nscope = \"/sys/fs/cgroup\"\n[output]\nalerts = [\"syslog\"]\nqueue_alerts_max = -1\n",
+        bytes: b"[kernel]\ntier = \"fast\"\nscope = \"/sys/fs/cgroup\"\n[output]\nalerts = [\"kafka\"]\nqueue_alerts_max = -1\n",
         says: "\
 words/eql-sensor.toml:2:8: error: `kernel.tier` is \"fast\", must be \"auto\", \"trampolines\" or \"tracepoints\"
  2 | tier = \"fast\"
@@ -261,9 +261,9 @@ words/eql-sensor.toml:2:8: error: `kernel.tier` is \"fast\", must be \"auto\", \
 words/eql-sensor.toml:3:9: error: `kernel.scope` is \"/sys/fs/cgroup\", must be an array of strings
  3 | scope = \"/sys/fs/cgroup\"
    |         ^^^^^^^^^^^^^^^^
-words/eql-sensor.toml:5:11: error: `output.alerts`: `syslog` is no output; allowed are stdout, journald, file:PATH and none
- 5 | alerts = [\"syslog\"]
-   |           ^^^^^^^^
+words/eql-sensor.toml:5:11: error: `output.alerts`: `kafka` is no output; allowed are stdout, journald, file:PATH, syslog, syslog:PATH and none
+ 5 | alerts = [\"kafka\"]
+   |           ^^^^^^^
 words/eql-sensor.toml:6:20: error: `output.queue_alerts_max` is -1, must be a whole number from 1 to 1048576
  6 | queue_alerts_max = -1
    |                    ^^

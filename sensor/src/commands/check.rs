@@ -9,7 +9,7 @@ use anyhow::anyhow;
 
 use super::{Exit, Failure, cost, gate_and_problems, live, print, unfit};
 use crate::cli::{CheckArgs, ReportFormat};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Layers};
 use crate::document::{Problem, Severity, Source};
 use crate::event::FieldTable;
 use crate::kernel;
@@ -51,15 +51,16 @@ pub fn check(args: &CheckArgs) -> Result<Exit, Failure> {
 
 /// The settings and rules a `run` without flags would take.
 fn installed(sight: &Sight, report: &mut Report) -> Result<(), Failure> {
-    let path = Path::new(config::DEFAULT_PATH);
-    let mut config = Config::default();
-    if path.exists() {
-        match settings(path, report) {
-            Some(found) => config = found,
+    let layers = Layers::installed(&config::installed_directories());
+    report.settings += layers.len();
+    let config = match layers.config() {
+        Ok(config) => config,
+        Err(problems) => {
+            report.problems.extend(problems);
             // Which rules there are can not be known without settings.
-            None => return Ok(()),
+            return Ok(());
         }
-    }
+    };
     take(
         rule::load_installed(&config.rules.directories),
         sight,

@@ -2,7 +2,9 @@
 //!
 //! In: parsed arguments. Out: an [`Exit`]. A command never calls `std::process::exit`, so everything it holds is dropped.
 
+pub mod catalog;
 pub mod check;
+pub mod config;
 mod cost;
 pub mod doctor;
 pub mod explain;
@@ -10,6 +12,7 @@ mod explain_form;
 mod explained;
 pub mod fields;
 mod live;
+pub mod manual;
 pub mod query;
 pub mod record;
 pub mod replay;
@@ -23,11 +26,12 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 
-use crate::cli::{Cli, Command, RuleArgs, SettingsArgs, TuningArgs};
+use crate::cli::{Cli, Command, RuleArgs, SettingsArgs, SeverityMin, TuningArgs};
 use crate::config::Config;
 use crate::document::{Problem, Severity, os_text};
 use crate::engine::{self, Engine};
 use crate::event::{FieldTable, Fields};
+use crate::output;
 use crate::rule::{self, Rule};
 use crate::tuning::{Gate, Tuning};
 
@@ -95,6 +99,10 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Tune(args) => tune::tune(args),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Fields(args) => fields::fields(args),
+        Command::Config(args) => config::config(args),
+        Command::Catalog(args) => catalog::catalog(args),
+        Command::Completions(args) => manual::completions(args),
+        Command::Man(args) => manual::man(args),
     }
 }
 
@@ -103,13 +111,16 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
 /// # Errors
 /// Every problem of the file has been logged; exit code 78.
 pub fn load_config(args: &SettingsArgs) -> Result<Config, Failure> {
-    Config::load(args.path.as_deref()).map_err(|problems| {
-        log(&problems);
-        Failure {
-            exit: Exit::Configuration,
-            error: anyhow!("the settings can not be used"),
-        }
-    })
+    Config::load(args.path.as_deref()).map_err(|problems| refuse_settings(&problems))
+}
+
+/// Logs what is wrong with settings.
+fn refuse_settings(problems: &[Problem]) -> Failure {
+    log(problems);
+    Failure {
+        exit: Exit::Configuration,
+        error: anyhow!("the settings can not be used"),
+    }
 }
 
 /// The rules of a command: those of the flags, else the installed ones. Files with errors stay out and are logged.
@@ -189,6 +200,32 @@ fn gate_and_problems(
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now_ns = now.map_or(0, |now| i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
     Gate::new(tuning, rules, table, now_ns)
+}
+
+/// How the settings want outputs to be.
+fn output_options(config: &Config) -> output::Options {
+    let of = |least| match least {
+        SeverityMin::Low => rule::Severity::Low,
+        SeverityMin::Medium => rule::Severity::Medium,
+        SeverityMin::High => rule::Severity::High,
+        SeverityMin::Critical => rule::Severity::Critical,
+    };
+    let to = &config.output;
+    output::Options {
+        format: to.format,
+        queue_max: to.queue_alerts_max,
+        rotation: output::file::Rotation {
+            bytes: u64::try_from(to.rotate_bytes).unwrap_or_default(),
+            keep: to.rotate_keep,
+        },
+        suppress: Some(to.suppress).filter(|window| !window.is_zero()),
+        severity_min: output::Thresholds {
+            stdout: of(to.stdout_severity_min),
+            journald: of(to.journald_severity_min),
+            file: of(to.file_severity_min),
+            syslog: of(to.syslog_severity_min),
+        },
+    }
 }
 
 /// The rules in one engine. A rule that can not be compiled stays out, and is logged.

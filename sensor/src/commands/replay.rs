@@ -1,29 +1,37 @@
 //! `replay`: rules against recorded events.
 //!
-//! In: ECS documents as JSON lines, in order of time. Out: alerts on standard output. Its only clock is the events' own, so
+//! In: ECS documents as JSON lines, in order of time. Out: alerts on standard output, or to outputs it waits for. Its only clock is the events' own, so
 //! the same input always gives the same alerts. A broken line is reported and passed over, and makes the command fail.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{Exit, Failure, compile, gate, load_config, load_rules, load_tuning, log};
+use super::{
+    Exit, Failure, OrExit as _, compile, gate, load_config, load_rules, load_tuning, log,
+    output_options,
+};
 use crate::alert;
 use crate::cli::ReplayArgs;
+use crate::config::Config;
 use crate::engine::{Engine, Match, Tally};
 use crate::event::{Evidence, FieldTable, Fields as _};
 use crate::json_lines::{FlatEvent, LineError, Lines, Options, Reader};
 use crate::loss;
 use crate::metrics::Gaps;
 use crate::output::stdout::Stdout;
+use crate::output::{self, Outputs};
 use crate::rule::Rule;
 use crate::tuning::Gate;
 
 /// Broken lines described one by one; the rest is only counted.
 const BROKEN_SHOWN_MAX: u64 = 10;
+/// For outputs to write what is waiting, at the end.
+const OUTPUTS_MAX: Duration = Duration::from_secs(600);
 
 /// Runs `replay`.
 ///
@@ -42,6 +50,7 @@ pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
     let alerts = alert::Builder::new(&mut table);
     let mut shown = alerts.wanted();
     shown.extend(gate.needed_fields());
+    let outputs = outputs(args, &config)?;
     let options = Options::default();
     let mut replay = Replay {
         reader: Reader::new(&table, engine.needed_fields(), &options),
@@ -52,6 +61,7 @@ pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         alerts,
         form: Stdout::new(args.format),
         out: BufWriter::new(io::stdout()),
+        outputs,
         matches: Vec::new(),
         gaps: Gaps::default(),
         broken: 0,
@@ -71,11 +81,28 @@ pub fn replay(args: &ReplayArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Ok);
     }
     replay.gate.tell();
+    let undelivered = replay.close();
     if replay.broken > 0 {
         tracing::error!("{} lines are no events and were passed over", replay.broken);
-        return Ok(Exit::Problems);
     }
-    Ok(Exit::Ok)
+    Ok(if replay.broken > 0 || undelivered > 0 {
+        Exit::Problems
+    } else {
+        Exit::Ok
+    })
+}
+
+/// The outputs that were asked for.
+fn outputs(args: &ReplayArgs, config: &Config) -> Result<Option<Outputs>, Failure> {
+    if args.outputs.is_empty() {
+        return Ok(None);
+    }
+    let options = output::Options {
+        format: args.format,
+        ..output_options(config)
+    };
+    let opened = Outputs::open(&args.outputs, &options);
+    opened.map(Some).or_exit(Exit::Configuration)
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {
@@ -102,6 +129,8 @@ struct Replay {
     alerts: alert::Builder,
     form: Stdout,
     out: BufWriter<io::Stdout>,
+    /// Where alerts go instead of standard output.
+    outputs: Option<Outputs>,
     matches: Vec<Match<Arc<FlatEvent>>>,
     /// Stretches in which the recording lacks events, as it says itself.
     gaps: Gaps,
@@ -161,12 +190,35 @@ impl Replay {
             let alert = self
                 .alerts
                 .build(rule, &found.keys, events, found.tally, lost);
+            if let Some(outputs) = &self.outputs {
+                outputs.send_waiting(&Arc::new(alert));
+                continue;
+            }
             if !written(self.out.write_all(self.form.render(&alert)))? {
                 return Ok(false);
             }
         }
         // Input may be a pipe that is still being written: an alert does not wait for the next.
         self.flush()
+    }
+
+    /// Waits for the outputs; returns how many alerts they did not take.
+    fn close(&mut self) -> u64 {
+        let Some(outputs) = self.outputs.take() else {
+            return 0;
+        };
+        let mut undelivered = 0;
+        for (output, count) in outputs.close(OUTPUTS_MAX) {
+            if count.dropped > 0 {
+                tracing::error!(
+                    written = count.written,
+                    dropped = count.dropped,
+                    "output `{output}` dropped alerts"
+                );
+            }
+            undelivered += count.dropped;
+        }
+        undelivered
     }
 
     fn flush(&mut self) -> Result<bool, Failure> {

@@ -11,6 +11,7 @@ use sd_notify::NotifyState;
 
 use super::{
     Exit, Failure, OrExit as _, compile, gate, live, load_config, load_rules, load_tuning, log,
+    output_options,
 };
 use crate::alert;
 use crate::baseline::{Restored, Store};
@@ -18,7 +19,7 @@ use crate::cli::RunArgs;
 use crate::engine::{Engine, Match, Tally};
 use crate::event::{Event, Evidence, FieldTable, Kind, Kinds};
 use crate::kernel::Options;
-use crate::output::Outputs;
+use crate::output::{Outputs, lifecycle};
 use crate::pipeline::{self, Consumer, Pipeline, Sight, Status, Summary};
 use crate::rule::{self, Rule, Verdict};
 use crate::tuning::Gate;
@@ -55,7 +56,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     // Before the kernel is touched: a mistyped path should not cost a start.
     let to = &config.output;
     let outputs =
-        Outputs::open(&to.alerts, to.format, to.queue_alerts_max).or_exit(Exit::Configuration)?;
+        Outputs::open(&to.alerts, &output_options(&config)).or_exit(Exit::Configuration)?;
     let mut matching = Matching::new(rules, engine, alerts, outputs);
     matching.gate = gate;
     matching.baselines = baselines;
@@ -299,6 +300,7 @@ impl Matching {
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
             if count.dropped > 0 {
                 tracing::error!(
+                    target: lifecycle::DROPPED,
                     written = count.written,
                     dropped = count.dropped,
                     "output `{output}` dropped alerts"
@@ -312,6 +314,7 @@ impl Matching {
             .map(|rule| rule.evicted + rule.truncated_keys)
             .sum();
         tracing::info!(
+            target: lifecycle::ENDED,
             events = summary.enrich.events,
             lost = summary.kernel.lost(),
             left_out = summary.kernel.unwanted(),

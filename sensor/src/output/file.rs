@@ -1,13 +1,14 @@
 //! Alerts appended to a file as JSON lines.
 //!
-//! In: alerts. Out: one line each, in one write, so that lines of several writers never mix. It never truncates, and never
-//! follows a link somebody planted in place of the file.
+//! In: alerts. Out: one line each, in one write, so that lines of several writers never mix. It never truncates what was
+//! written, leaves no half line behind on a full disk, and never follows a link somebody planted in place of the file.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
@@ -16,12 +17,44 @@ use crate::alert::Alert;
 
 /// Readable by the group the file belongs to; the process's umask takes away more.
 const MODE: u32 = 0o640;
+/// Longest that a written alert waits to be made sure of.
+const SYNC_EVERY: Duration = Duration::from_millis(200);
+/// How often the room left on the disk is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Room that is left to others, in bytes: an alerts file must not be what fills a disk.
+const RESERVE_BYTES: u64 = 16 << 20;
+
+/// Raised by each request to open files anew.
+static REOPEN: AtomicU64 = AtomicU64::new(0);
+
+/// Has every alerts file opened anew before its next alert, for those who moved it away.
+pub fn reopen() {
+    REOPEN.fetch_add(1, Ordering::Relaxed);
+}
+
+/// When a file is put aside for a new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Largest size, in bytes; 0 is never.
+    pub bytes: u64,
+    /// How many old ones are kept, as `alerts.jsonl.1` (the newest) and so on.
+    pub keep: usize,
+}
 
 /// An open alerts file.
 pub struct File {
+    path: PathBuf,
     file: std::fs::File,
+    rotation: Rotation,
+    reserve_bytes: u64,
     line: Vec<u8>,
-    unsettled: bool,
+    bytes: u64,
+    /// Device and inode, by which a file moved away is told.
+    identity: (u64, u64),
+    is_plain: bool,
+    opened_at: u64,
+    unsettled_since: Option<Instant>,
+    looked: Option<Instant>,
 }
 
 impl File {
@@ -29,18 +62,94 @@ impl File {
     ///
     /// # Errors
     /// The file can not be opened or made, or is a symbolic link.
-    pub fn open(path: &Path) -> io::Result<File> {
+    pub fn open(path: &Path, rotation: Rotation) -> io::Result<File> {
+        let opened_at = REOPEN.load(Ordering::Relaxed);
         let file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(MODE)
             .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed())
             .open(path)?;
+        let metadata = file.metadata()?;
         Ok(File {
+            path: path.to_owned(),
             file,
+            rotation,
+            reserve_bytes: RESERVE_BYTES,
             line: Vec::new(),
-            unsettled: false,
+            bytes: metadata.len(),
+            identity: (metadata.dev(), metadata.ino()),
+            is_plain: metadata.is_file(),
+            opened_at,
+            unsettled_since: None,
+            looked: None,
         })
+    }
+
+    /// The same file under its name again, or a new one.
+    fn open_anew(&mut self) -> io::Result<()> {
+        self.settle()?;
+        let anew = File::open(&self.path, self.rotation)?;
+        self.file = anew.file;
+        self.bytes = anew.bytes;
+        self.identity = anew.identity;
+        self.is_plain = anew.is_plain;
+        self.opened_at = anew.opened_at;
+        Ok(())
+    }
+
+    /// Whether somebody asked for a new one, or moved this one away.
+    fn is_gone(&self) -> bool {
+        if REOPEN.load(Ordering::Relaxed) != self.opened_at {
+            return true;
+        }
+        let same = |found: std::fs::Metadata| (found.dev(), found.ino()) == self.identity;
+        self.is_plain && !self.path.symlink_metadata().is_ok_and(same)
+    }
+
+    /// Puts the file aside once it is full, and drops the oldest of those.
+    fn rotate(&mut self) -> io::Result<()> {
+        self.settle()?;
+        for number in (1..self.rotation.keep).rev() {
+            let from = self.aside(number);
+            if from.exists() {
+                std::fs::rename(&from, self.aside(number + 1))?;
+            }
+        }
+        if self.rotation.keep == 0 {
+            std::fs::remove_file(&self.path)?;
+        } else {
+            std::fs::rename(&self.path, self.aside(1))?;
+        }
+        self.open_anew()
+    }
+
+    fn aside(&self, number: usize) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(format!(".{number}"));
+        name.into()
+    }
+
+    /// Refuses to write when what is left on the disk is for others.
+    fn look_for_room(&mut self) -> io::Result<()> {
+        if !self.is_plain
+            || self
+                .looked
+                .is_some_and(|looked| looked.elapsed() < LOOK_EVERY)
+        {
+            return Ok(());
+        }
+        let disk = rustix::fs::fstatvfs(&self.file)?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        if free < self.reserve_bytes {
+            let error = format!(
+                "the disk is full: {free} bytes are free, of which {} are left to others",
+                self.reserve_bytes
+            );
+            return Err(io::Error::new(io::ErrorKind::StorageFull, error));
+        }
+        self.looked = Some(Instant::now());
+        Ok(())
     }
 }
 
@@ -49,12 +158,33 @@ impl Sink for File {
         self.line.clear();
         json::write_alert(alert, &mut self.line);
         self.line.push(b'\n');
-        self.unsettled = true;
-        self.file.write_all(&self.line)
+        if self.is_gone() {
+            self.open_anew()?;
+        }
+        let length = self.line.len() as u64;
+        let max = self.rotation.bytes;
+        if self.is_plain && max > 0 && self.bytes > 0 && self.bytes + length > max {
+            self.rotate()?;
+        }
+        self.look_for_room()?;
+        if let Err(error) = self.file.write_all(&self.line) {
+            // Half a line would spoil the next one, too.
+            if self.is_plain {
+                let _ = self.file.set_len(self.bytes);
+            }
+            self.looked = None;
+            return Err(error);
+        }
+        self.bytes += length;
+        let since = *self.unsettled_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= SYNC_EVERY {
+            self.settle()?;
+        }
+        Ok(())
     }
 
     fn settle(&mut self) -> io::Result<()> {
-        if !std::mem::take(&mut self.unsettled) {
+        if self.unsettled_since.take().is_none() {
             return Ok(());
         }
         match self.file.sync_data() {
@@ -72,22 +202,32 @@ mod tests {
     use super::*;
     use crate::alert::sample;
 
-    #[test]
-    fn alerts_are_appended_as_lines() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("alerts.jsonl");
-        let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
-        for _ in 0..2 {
-            let mut file = File::open(&path).unwrap();
-            file.write(&alert, &AtomicBool::new(false)).unwrap();
-            file.settle().unwrap();
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 2);
+    const NEVER: Rotation = Rotation { bytes: 0, keep: 0 };
+    static NOT_ENDING: AtomicBool = AtomicBool::new(false);
+
+    fn alert() -> Alert {
+        sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0)
+    }
+
+    fn lines(path: &Path) -> usize {
+        let text = std::fs::read_to_string(path).unwrap();
         for line in text.lines() {
             let document: serde_json::Value = serde_json::from_str(line).unwrap();
             assert_eq!(document["rule"]["id"], "r-1");
         }
+        text.lines().count()
+    }
+
+    #[test]
+    fn alerts_are_appended_as_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        for _ in 0..2 {
+            let mut file = File::open(&path, NEVER).unwrap();
+            file.write(&alert(), &NOT_ENDING).unwrap();
+            file.settle().unwrap();
+        }
+        assert_eq!(lines(&path), 2);
     }
 
     #[test]
@@ -95,6 +235,68 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("alerts.jsonl");
         std::os::unix::fs::symlink(directory.path().join("elsewhere"), &path).unwrap();
-        assert!(File::open(&path).is_err());
+        assert!(File::open(&path, NEVER).is_err());
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_and_the_oldest_dropped() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let mut one = Vec::new();
+        json::write_alert(&alert(), &mut one);
+        let two_lines = 2 * (one.len() as u64 + 1);
+        let rotation = Rotation {
+            bytes: two_lines,
+            keep: 2,
+        };
+        let mut file = File::open(&path, rotation).unwrap();
+        for _ in 0..7 {
+            file.write(&alert(), &NOT_ENDING).unwrap();
+        }
+        let aside = |number| directory.path().join(format!("alerts.jsonl.{number}"));
+        assert_eq!(
+            [lines(&path), lines(&aside(1)), lines(&aside(2))],
+            [1, 2, 2]
+        );
+        assert!(!aside(3).exists());
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_anew() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let mut file = File::open(&path, NEVER).unwrap();
+        file.write(&alert(), &NOT_ENDING).unwrap();
+        let moved = directory.path().join("moved");
+        std::fs::rename(&path, &moved).unwrap();
+        file.write(&alert(), &NOT_ENDING).unwrap();
+        assert_eq!([lines(&moved), lines(&path)], [1, 1]);
+        std::fs::remove_file(&path).unwrap();
+        file.write(&alert(), &NOT_ENDING).unwrap();
+        reopen();
+        file.write(&alert(), &NOT_ENDING).unwrap();
+        assert_eq!(lines(&path), 2);
+    }
+
+    #[test]
+    fn a_disk_without_room_is_told_and_used_again_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let mut file = File::open(&path, NEVER).unwrap();
+        file.reserve_bytes = u64::MAX;
+        let error = file.write(&alert(), &NOT_ENDING).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        assert!(
+            error.to_string().starts_with("the disk is full: "),
+            "{error}"
+        );
+        assert_eq!(lines(&path), 0);
+        file.reserve_bytes = 0;
+        file.write(&alert(), &NOT_ENDING).unwrap();
+        assert_eq!(lines(&path), 1);
+
+        let mut full = File::open(Path::new("/dev/full"), NEVER).unwrap();
+        let error = full.write(&alert(), &NOT_ENDING).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -2,15 +2,18 @@
 //!
 //! In: alerts. Out: datagrams of the journal's native protocol. Sending waits for the journal rather than lose an entry; when
 //! the journal is away the alert at hand is kept and tried again, and the queue before this output is what overflows, counted.
+//! A journal that was killed has lost what it had taken and not yet written: the last entries before are sent again, marked.
 //! It never passes a control character in `MESSAGE`, nor a priority that is broadcast to terminals.
 
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{self, IoSlice, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -33,6 +36,16 @@ const SEND_WAIT: Duration = Duration::from_millis(200);
 /// First and longest pause before an absent journal is tried again.
 const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A link the service manager makes anew with each start of the journal: it names the invocation.
+const INVOCATION: &str = "/run/systemd/units/invocation:systemd-journald.service";
+/// Entries kept for a journal that is killed: more than its socket queues (`net.unix.max_dgram_qlen`, 10 unless set), twice.
+const RECENT_MAX: usize = 32;
+/// Longest entry kept for that.
+const RECENT_BYTES_MAX: usize = 256 << 10;
+/// How long before its next start a journal may have been killed.
+const KILLED_BEFORE: Duration = Duration::from_secs(5);
+/// What marks an entry that may be there already.
+const RESENT: &[u8] = b"SENSOR_RESENT=1\n";
 
 /// Whether this system has a journal that takes entries.
 #[must_use]
@@ -45,6 +58,10 @@ pub struct Journald {
     path: PathBuf,
     socket: Option<UnixDatagram>,
     entry: Vec<u8>,
+    /// Which start of the journal took the last entry, where that can be told.
+    invocation: Option<(OsString, SystemTime)>,
+    /// What it took last, and when.
+    recent: VecDeque<(SystemTime, Vec<u8>)>,
 }
 
 impl Journald {
@@ -61,6 +78,8 @@ impl Journald {
             path: path.to_owned(),
             socket: None,
             entry: Vec::new(),
+            invocation: None,
+            recent: VecDeque::new(),
         }
     }
 
@@ -82,10 +101,33 @@ impl Journald {
     }
 }
 
-impl Sink for Journald {
-    fn write(&mut self, alert: &Alert, give_up: &AtomicBool) -> io::Result<()> {
-        self.entry.clear();
-        write_entry(alert, &mut self.entry);
+impl Journald {
+    /// Sends the last entries again when the journal has been started anew since: only it knows whether it wrote them.
+    fn make_good(&mut self, give_up: &AtomicBool) -> io::Result<()> {
+        let found = invocation();
+        if found == self.invocation {
+            return Ok(());
+        }
+        if let (Some(_), Some((_, started))) = (&self.invocation, &found) {
+            let since = started.checked_sub(KILLED_BEFORE);
+            let doubtful: Vec<Vec<u8>> = self
+                .recent
+                .drain(..)
+                .filter(|(sent, _)| since.is_none_or(|since| *sent >= since))
+                .map(|(_, entry)| entry)
+                .collect();
+            for entry in doubtful {
+                self.entry = entry;
+                self.entry.extend_from_slice(RESENT);
+                self.deliver(give_up)?;
+            }
+        }
+        self.invocation = found;
+        Ok(())
+    }
+
+    /// Hands over the entry, however long the journal is away.
+    fn deliver(&mut self, give_up: &AtomicBool) -> io::Result<()> {
         let mut pause = PAUSE_FIRST;
         let mut told = false;
         loop {
@@ -111,7 +153,35 @@ impl Sink for Journald {
     }
 }
 
-fn connect(path: &Path) -> io::Result<UnixDatagram> {
+impl Sink for Journald {
+    fn write(&mut self, alert: &Alert, give_up: &AtomicBool) -> io::Result<()> {
+        if self.path == Path::new(SOCKET) {
+            self.make_good(give_up)?;
+        }
+        self.entry.clear();
+        write_entry(alert, &mut self.entry);
+        self.deliver(give_up)?;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        if self.entry.len() <= RECENT_BYTES_MAX {
+            self.recent
+                .push_back((SystemTime::now(), self.entry.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Which start of the journal runs, and since when.
+fn invocation() -> Option<(OsString, SystemTime)> {
+    let started = std::fs::symlink_metadata(INVOCATION)
+        .ok()?
+        .modified()
+        .ok()?;
+    Some((std::fs::read_link(INVOCATION).ok()?.into(), started))
+}
+
+pub(super) fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
     socket.set_write_timeout(Some(SEND_WAIT))?;
@@ -178,6 +248,12 @@ pub fn write_entry(alert: &Alert, out: &mut Vec<u8>) {
     field(out, "SENSOR_SEVERITY", rule.severity.name());
     field(out, "SENSOR_RISK_SCORE", &rule.risk_score.to_string());
     field(out, "SENSOR_LOST", &alert.lost.to_string());
+    let repeats = alert.repeats.as_ref();
+    maybe(
+        out,
+        "SENSOR_REPEATS",
+        repeats.map(|repeats| repeats.count.to_string()).as_deref(),
+    );
     let executable = process.and_then(|process| process.executable.as_deref());
     maybe(out, "PROCESS_EXECUTABLE", executable);
     let pid = process.and_then(|process| process.pid);
@@ -202,7 +278,7 @@ fn maybe(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
     }
 }
 
-fn field(out: &mut Vec<u8>, name: &str, value: &str) {
+pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &str) {
     field_bytes(out, name, value.as_bytes());
 }
 

@@ -208,6 +208,16 @@ fn subject_of(alert: &Alert, json: &mut Json<'_>) {
 /// What ECS has no place for.
 fn state_of(alert: &Alert, json: &mut Json<'_>) {
     json.text("severity", alert.rule.severity.name());
+    if let Some(repeats) = &alert.repeats {
+        json.object("repeats", |json| {
+            json.number("count", repeats.count);
+            json.number("of", repeats.of);
+            json.key("first");
+            json.date(repeats.first_ns);
+            json.key("last");
+            json.date(repeats.last_ns);
+        });
+    }
     json.number("lost", alert.lost);
     json.key("uncertain");
     json.value(Value::Bool(alert.lost > 0));

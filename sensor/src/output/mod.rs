@@ -3,22 +3,80 @@
 //! In: alerts. Out: JSON lines, a tree for people, journal entries, a file. Only here is JSON known. An output never blocks
 //! the engine: each has its own thread behind a bounded queue, and what does not fit is counted.
 
+pub mod catalog;
 pub mod explanation;
 pub mod file;
+pub mod journal_log;
 pub mod journald;
 pub mod json;
+pub mod lifecycle;
 pub mod report;
 pub mod stdout;
+mod suppress;
+pub mod syslog;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{
+    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
+};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::alert::Alert;
 use crate::cli::{Format, Output};
+use crate::rule::Severity;
+
+use file::Rotation;
+use suppress::Suppressor;
+
+/// How often held alerts are looked at for summaries that are due.
+const SUMMARIES_EVERY: Duration = Duration::from_secs(1);
+
+/// How outputs behave.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For stdout.
+    pub format: Format,
+    /// Alerts waiting for each output.
+    pub queue_max: usize,
+    /// For files.
+    pub rotation: Rotation,
+    /// How long repeats of an alert are held back to be told together; `None` tells each.
+    pub suppress: Option<Duration>,
+    /// Least severity for each sort of output.
+    pub severity_min: Thresholds,
+}
+
+/// Alerts below these do not go to outputs of that sort.
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    pub stdout: Severity,
+    pub journald: Severity,
+    pub file: Severity,
+    pub syslog: Severity,
+}
+
+impl Thresholds {
+    /// Everything goes everywhere.
+    pub const NONE: Thresholds = Thresholds {
+        stdout: Severity::Low,
+        journald: Severity::Low,
+        file: Severity::Low,
+        syslog: Severity::Low,
+    };
+
+    fn of(&self, output: &Output) -> Severity {
+        match output {
+            Output::Stdout => self.stdout,
+            Output::Journald => self.journald,
+            Output::File(_) => self.file,
+            Output::Syslog(_) => self.syslog,
+            Output::None => Severity::Low,
+        }
+    }
+}
 
 /// Why an output could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -51,18 +109,22 @@ pub struct Count {
     pub written: u64,
     /// The queue was full, or the output failed.
     pub dropped: u64,
+    /// Less severe than this output is for.
+    pub below: u64,
 }
 
 #[derive(Default)]
 struct Shared {
     written: AtomicU64,
     dropped: AtomicU64,
+    below: AtomicU64,
     give_up: AtomicBool,
 }
 
 /// One output, its queue and its thread.
 struct Lane {
     output: Output,
+    severity_min: Severity,
     queue: Option<SyncSender<Arc<Alert>>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -72,15 +134,85 @@ struct Lane {
 #[derive(Default)]
 pub struct Outputs {
     lanes: Vec<Lane>,
+    held: Option<Held>,
+}
+
+/// Alerts held back, and the thread that tells of them in time.
+struct Held {
+    suppressor: Arc<Mutex<Suppressor>>,
+    stop: SyncSender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Held {
+    /// Tells of what is due to the outputs there are, until stopped; then of the rest.
+    fn start(window: Duration, lanes: &[Lane]) -> io::Result<Held> {
+        let suppressor = Arc::new(Mutex::new(Suppressor::new(window)));
+        let (stop, stopped) = sync_channel(1);
+        let doors: Vec<Door> = lanes.iter().filter_map(Lane::door).collect();
+        let thread = std::thread::Builder::new()
+            .name("repeats".to_owned())
+            .spawn({
+                let suppressor = Arc::clone(&suppressor);
+                move || {
+                    let tell = |summaries: Vec<Arc<Alert>>| {
+                        for summary in &summaries {
+                            doors.iter().for_each(|door| door.send(summary));
+                        }
+                    };
+                    while stopped.recv_timeout(SUMMARIES_EVERY) == Err(RecvTimeoutError::Timeout) {
+                        tell(locked(&suppressor).due(Instant::now()));
+                    }
+                    tell(locked(&suppressor).rest());
+                }
+            })?;
+        Ok(Held {
+            suppressor,
+            stop,
+            thread,
+        })
+    }
+
+    fn passes(&self, alert: &Arc<Alert>) -> bool {
+        locked(&self.suppressor).passes(alert, Instant::now())
+    }
+
+    fn end(self) {
+        drop(self.stop);
+        // Its panic, if any, has been printed.
+        let _ = self.thread.join();
+    }
+}
+
+/// What a thread that panicked left is as good as what it found: counts.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The way into one output's queue.
+struct Door {
+    queue: SyncSender<Arc<Alert>>,
+    severity_min: Severity,
+    shared: Arc<Shared>,
+}
+
+impl Door {
+    fn send(&self, alert: &Arc<Alert>) {
+        if alert.rule.severity < self.severity_min {
+            self.shared.below.fetch_add(1, Ordering::Relaxed);
+        } else if self.queue.try_send(Arc::clone(alert)).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Outputs {
-    /// Opens outputs, each once and with a queue of `queue_max` alerts; `format` is for stdout. Where there is no journal,
+    /// Opens outputs, each once. Where there is no journal,
     /// journald is left out, with a line in the log, if another output remains.
     ///
     /// # Errors
     /// The first output that can not be opened, or the journal when alerts would then go nowhere.
-    pub fn open(wanted: &[Output], format: Format, queue_max: usize) -> Result<Outputs, OpenError> {
+    pub fn open(wanted: &[Output], options: &Options) -> Result<Outputs, OpenError> {
         let mut outputs = Outputs::default();
         let mut no_journal = false;
         for (index, output) in wanted.iter().enumerate() {
@@ -93,16 +225,21 @@ impl Outputs {
             };
             let sink: Box<dyn Sink> = match output {
                 Output::None => continue,
-                Output::Stdout => Box::new(stdout::Stdout::new(format)),
-                Output::File(path) => Box::new(file::File::open(path).map_err(failed)?),
+                Output::Stdout => Box::new(stdout::Stdout::new(options.format)),
+                Output::File(path) => {
+                    Box::new(file::File::open(path, options.rotation).map_err(failed)?)
+                }
+                Output::Syslog(path) => Box::new(syslog::Syslog::at(path)),
                 Output::Journald if !journald::is_there() => {
                     no_journal = true;
                     continue;
                 }
                 Output::Journald => Box::new(journald::Journald::system()),
             };
-            let lane = Lane::start(output.clone(), sink, queue_max);
-            outputs.lanes.push(lane.map_err(failed)?);
+            let lane = Lane::start(output.clone(), sink, options.queue_max);
+            let mut lane = lane.map_err(failed)?;
+            lane.severity_min = options.severity_min.of(output);
+            outputs.lanes.push(lane);
         }
         if no_journal && outputs.lanes.is_empty() {
             return Err(OpenError {
@@ -115,6 +252,13 @@ impl Outputs {
         }
         if no_journal {
             tracing::info!("no journal on this system: no alerts go to journald");
+        }
+        if let Some(window) = options.suppress {
+            let held = Held::start(window, &outputs.lanes);
+            outputs.held = Some(held.map_err(|source| OpenError {
+                output: Output::None,
+                source,
+            })?);
         }
         Ok(outputs)
     }
@@ -130,8 +274,21 @@ impl Outputs {
 
     /// Hands an alert to every output. Never waits.
     pub fn send(&self, alert: &Arc<Alert>) {
+        if self.held.as_ref().is_some_and(|held| !held.passes(alert)) {
+            return;
+        }
         for lane in &self.lanes {
             lane.send(alert);
+        }
+    }
+
+    /// Hands an alert to every output and waits where one has no room.
+    pub fn send_waiting(&self, alert: &Arc<Alert>) {
+        if self.held.as_ref().is_some_and(|held| !held.passes(alert)) {
+            return;
+        }
+        for lane in &self.lanes {
+            lane.send_waiting(alert);
         }
     }
 
@@ -143,6 +300,9 @@ impl Outputs {
     /// Lets the outputs write what is waiting, for at most `patience` in all; the rest is dropped. Returns the last counts.
     pub fn close(mut self, patience: Duration) -> Vec<(Output, Count)> {
         let until = Instant::now() + patience;
+        if let Some(held) = self.held.take() {
+            held.end();
+        }
         for lane in &mut self.lanes {
             // The thread ends once the queue is empty and nobody can fill it any more.
             lane.queue = None;
@@ -169,13 +329,34 @@ impl Lane {
             })?;
         Ok(Lane {
             output,
+            severity_min: Severity::Low,
             queue: Some(queue),
             thread: Some(thread),
             shared,
         })
     }
 
+    fn door(&self) -> Option<Door> {
+        self.queue.as_ref().map(|queue| Door {
+            queue: queue.clone(),
+            severity_min: self.severity_min,
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// Whether the alert is too slight for this output, which is counted.
+    fn is_below(&self, alert: &Alert) -> bool {
+        let is_below = alert.rule.severity < self.severity_min;
+        if is_below {
+            self.shared.below.fetch_add(1, Ordering::Relaxed);
+        }
+        is_below
+    }
+
     fn send(&self, alert: &Arc<Alert>) {
+        if self.is_below(alert) {
+            return;
+        }
         let sent = match &self.queue {
             Some(queue) => queue.try_send(Arc::clone(alert)),
             None => Err(TrySendError::Disconnected(Arc::clone(alert))),
@@ -185,10 +366,21 @@ impl Lane {
         }
     }
 
+    fn send_waiting(&self, alert: &Arc<Alert>) {
+        if self.is_below(alert) {
+            return;
+        }
+        let queue = self.queue.as_ref();
+        if queue.is_none_or(|queue| queue.send(Arc::clone(alert)).is_err()) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn count(&self) -> Count {
         Count {
             written: self.shared.written.load(Ordering::Relaxed),
             dropped: self.shared.dropped.load(Ordering::Relaxed),
+            below: self.shared.below.load(Ordering::Relaxed),
         }
     }
 
@@ -217,7 +409,7 @@ impl Lane {
 
 /// Body of an output's thread: ends when the queue is closed and empty.
 fn serve(output: &Output, mut sink: Box<dyn Sink>, alerts: &Receiver<Arc<Alert>>, shared: &Shared) {
-    let mut failing = false;
+    let mut missed = 0_u64;
     loop {
         let alert = match alerts.try_recv() {
             Ok(alert) => alert,
@@ -238,16 +430,26 @@ fn serve(output: &Output, mut sink: Box<dyn Sink>, alerts: &Receiver<Arc<Alert>>
         }
         match sink.write(&alert, &shared.give_up) {
             Ok(()) => {
-                failing = false;
+                if missed > 0 {
+                    tracing::warn!(
+                        target: lifecycle::OUTPUT_WORKS,
+                        missed,
+                        "output `{output}` takes alerts again"
+                    );
+                    missed = 0;
+                }
                 shared.written.fetch_add(1, Ordering::Relaxed);
             }
             Err(error) => {
                 shared.dropped.fetch_add(1, Ordering::Relaxed);
                 // Said once, not for every alert of an outage; the counter has the rest.
-                if !failing {
-                    tracing::error!("output `{output}` fails, alerts for it are dropped: {error}");
+                if missed == 0 {
+                    tracing::error!(
+                        target: lifecycle::OUTPUT_FAILS,
+                        "output `{output}` fails, alerts for it are dropped: {error}"
+                    );
                 }
-                failing = true;
+                missed += 1;
             }
         }
     }
@@ -307,8 +509,48 @@ mod tests {
         let expected = Count {
             written: 3,
             dropped: 3,
+            below: 0,
         };
         assert_eq!(counts, [(Output::Stdout, expected)]);
+    }
+
+    #[test]
+    fn what_is_below_an_output_is_counted_and_repeats_are_told_together() {
+        let alert =
+            |severity| sample::alert(&sample::rule("R", severity, severity), sample::CHAIN, 0);
+        let [low, high] = ["low", "high"].map(|severity| Arc::new(alert(severity)));
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let options = Options {
+            format: Format::Json,
+            queue_max: 16,
+            rotation: Rotation { bytes: 0, keep: 0 },
+            suppress: Some(Duration::from_secs(3600)),
+            severity_min: Thresholds {
+                file: Severity::Medium,
+                ..Thresholds::NONE
+            },
+        };
+        let file = Output::File(path.clone());
+        let outputs = Outputs::open(std::slice::from_ref(&file), &options).unwrap();
+        outputs.send(&low);
+        for _ in 0..4 {
+            outputs.send(&high);
+        }
+        let counts = outputs.close(Duration::from_secs(60));
+        let expected = Count {
+            written: 2,
+            dropped: 0,
+            below: 1,
+        };
+        assert_eq!(counts, [(file, expected)]);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+        let date = "2026-01-01T00:00:06.000Z";
+        assert_eq!(
+            last["eql_sensor"]["alert"]["repeats"],
+            serde_json::json!({"count": 3, "of": 1, "first": date, "last": date})
+        );
     }
 
     #[test]
@@ -324,7 +566,8 @@ mod tests {
             counts[0].1,
             Count {
                 written: 0,
-                dropped: 4
+                dropped: 4,
+                below: 0,
             }
         );
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Rule, directory, format};
 use crate::document::{Problem, Severity, Source};
+use crate::drop_ins;
 
 /// A file that is a rule, but not one for this sensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,9 +36,9 @@ impl Loaded {
         self.problems.iter().filter(|problem| problem.is_error())
     }
 
-    fn add(&mut self, path: &Path) {
+    fn add(&mut self, source: Result<Source, Box<Problem>>) {
         self.files += 1;
-        let outcome = match Source::read(path, "rule file") {
+        let outcome = match source {
             Ok(source) => format::read(&source),
             Err(problem) => format::Outcome {
                 rule: None,
@@ -98,9 +99,11 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
         if path.is_dir() {
             let (files, problems) = directory::rule_files_below(path);
             loaded.problems.extend(problems);
-            files.iter().for_each(|file| loaded.add(file));
+            for file in files {
+                loaded.add(Source::read(&file, "rule file"));
+            }
         } else {
-            loaded.add(path);
+            loaded.add(Source::read(path, "rule file"));
         }
     }
     loaded.replace_duplicates();
@@ -108,14 +111,15 @@ pub fn load(paths: &[PathBuf]) -> Loaded {
 }
 
 /// Loads the installed rules. Directories come in order of precedence: a file hides those of the same name in later ones,
-/// an empty file hides without being a rule. Directories that do not exist are passed over.
+/// an empty file hides without being a rule. Directories that do not exist are passed over, what others than root can write
+/// is refused.
 #[must_use]
 pub fn load_installed(directories: &[PathBuf]) -> Loaded {
     let mut loaded = Loaded::default();
-    let (files, problems) = directory::merged_files(directories);
-    loaded.problems.extend(problems);
-    for file in files {
-        loaded.add(&file);
+    let found = drop_ins::merged(directories);
+    loaded.problems.extend(found.problems);
+    for file in found.files {
+        loaded.add(Source::read_installed(&file, "rule file"));
     }
     loaded.replace_duplicates();
     loaded
@@ -126,9 +130,9 @@ pub fn load_installed(directories: &[PathBuf]) -> Loaded {
 pub fn drop_ins(paths: &[PathBuf]) -> (Vec<PathBuf>, Vec<Problem>) {
     let (files, directories): (Vec<PathBuf>, Vec<PathBuf>) =
         paths.iter().cloned().partition(|path| path.is_file());
-    let (mut found, problems) = directory::merged_files(&directories);
-    found.extend(files);
-    (found, problems)
+    let mut found = drop_ins::merged(&directories);
+    found.files.extend(files);
+    (found.files, found.problems)
 }
 
 /// Loads one rule from text; for tests and tools.

@@ -121,7 +121,12 @@ impl Tuning {
             let (files, found) = rule::drop_ins(paths);
             problems.extend(found);
             for file in files {
-                match Source::read(&file, what.name()) {
+                let read = if paths.contains(&file) {
+                    Source::read(&file, what.name())
+                } else {
+                    Source::read_installed(&file, what.name())
+                };
+                match read {
                     Ok(source) => problems.extend(read::read(&source, what, &mut tuning)),
                     Err(problem) => problems.push(*problem),
                 }
