@@ -3,7 +3,8 @@
 //! In: a task name and its options. Out: what the task prints, and an exit code that is zero only when all of it worked.
 //! Must never touch anything outside the workspace's `target` except system packages it names first.
 //!
-//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`budgets`], [`cost`], [`demo`], [`live`], [`test`], [`tidy`]. Below
+//! Set-up: [`setup`] (kernel toolchain), [`kernels`] (guest kernels). Work: [`budgets`], [`cost`], [`demo`], [`dist`], [`live`], [`service`], [`test`], [`tidy`],
+//! [`units`]. Below
 //! them: [`apt`], [`artifacts`], [`guest`], [`mirror`], [`results`], [`scope`], [`shell`].
 
 mod apt;
@@ -11,16 +12,19 @@ mod artifacts;
 mod budgets;
 mod cost;
 mod demo;
+mod dist;
 mod guest;
 mod kernels;
 mod live;
 mod mirror;
 mod results;
 mod scope;
+mod service;
 mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod units;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -57,6 +61,10 @@ enum Task {
     Budgets(budgets::Options),
     /// Boot a guest kernel and run one shell command in it
     Guest(guest::Options),
+    /// Build the packages: a .deb and a tarball with an install script
+    Dist(dist::Options),
+    /// Test the installed service: real systemd and journal, in a container on an overlay of this system
+    Service(service::Options),
     /// Hold the source to the arrows, headers and file sizes of the style page
     Tidy,
 }
@@ -81,6 +89,8 @@ fn run(task: &Task, root: &Path) -> Result<ExitCode> {
         Task::Cost(options) => cost::command(root, options),
         Task::Budgets(options) => budgets::command(root, options),
         Task::Guest(options) => guest::command(root, options),
+        Task::Dist(options) => dist::command(root, options),
+        Task::Service(options) => service::command(root, options),
         Task::Tidy => tidy::run(root).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -45,13 +45,24 @@ impl Drop for Scope {
     fn drop(&mut self) {
         // A process that has just ended can hold the cgroup for a moment longer.
         for _ in 0..100 {
-            if fs::remove_dir(&self.path).is_ok() {
+            if remove(&self.path).is_ok() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         eprintln!("cannot remove cgroup {}", self.path.display());
     }
+}
+
+/// Removes a cgroup and those that a container made in it.
+fn remove(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let below = entry?.path();
+        if below.is_dir() {
+            remove(&below)?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 /// Mount point of the version 2 hierarchy: alone, or beside version 1 on hybrid systems.

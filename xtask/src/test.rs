@@ -13,7 +13,7 @@ use crate::artifacts::{self, Artifacts};
 use crate::kernels::{self, Kernel};
 use crate::live::{self, Plan, Tier};
 use crate::results::{self, Tally};
-use crate::{demo, guest, setup, shell, tidy};
+use crate::{demo, guest, service, setup, shell, tidy, units};
 
 /// Longest that one program of unit or integration tests may take.
 const TEST_LIMIT: Duration = Duration::from_secs(900);
@@ -63,6 +63,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
         shell::output(shell::cargo(root).args(["fmt", "--all", "--check"])).map(|_| ())
     });
     steps.check("tidy", || tidy::run(root));
+    steps.check("service unit", || units::check(root));
     // Before anything is compiled: the daemon's build script looks for it once.
     steps.check("kernel toolchain", || setup::kernel_toolchain(root));
     steps.check("clippy", || {
@@ -166,6 +167,10 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
             }
         });
     }
+    steps.run("service, in a container", || match service::obstacle() {
+        Some(obstacle) => Ok(Outcome::Missing(obstacle)),
+        None => service::run(root, &artifacts.sensor, &[]).map(Outcome::Ran),
+    });
     steps.check("demo", || demo::with(root, &artifacts.sensor));
 }
 
