@@ -1,6 +1,6 @@
 //! Whose acts user space wants at all.
 //!
-//! In: the names user space wrote into [`NAMES`] before the programs attached, and every fork, exec and exit. Out: for a process
+//! In: the names user space wrote into [`NAMES`], and wrote more of since, and every fork, exec and exit. Out: for a process
 //! that started under the sensor's eyes, the record kinds its names are wanted for. A process nobody knows is wanted: what is
 //! left out here must be something no rule could use.
 //!
@@ -18,7 +18,7 @@ use crate::{
 /// First bytes of a name, filled up with zeroes.
 type NameKey = [u64; NAME_KEY_LEN / 8];
 
-/// Record kinds, a bit by number, that processes of a name are wanted for.
+/// Record kinds, a bit by number, that processes of a name are wanted for; under a name of zeroes, that everybody is.
 #[map]
 static NAMES: HashMap<NameKey, u32> = HashMap::with_max_entries(1, 0);
 
@@ -43,6 +43,7 @@ pub(crate) fn on_exec(task: u64, bprm: u64) {
     let name = faults.pointer(dentry, offset!(dentry_name));
     let kinds = kinds_of(&mut faults, task.wrapping_add(offset!(task_comm)))
         | kinds_of(&mut faults, name)
+        | kinds_of_key(&[0; NAME_KEY_LEN / 8])
         | !named;
     // Full or unreadable: better wanted than missed.
     let tgid = task::current_tgid();
@@ -63,8 +64,13 @@ fn kinds_of(faults: &mut Faults, name: u64) -> u32 {
         faults.0 |= -1;
         return 0;
     }
-    // SAFETY: the map outlives the program; user space writes a value once, before this runs.
-    unsafe { NAMES.get(&key) }.copied().unwrap_or(0)
+    kinds_of_key(&key)
+}
+
+#[inline(always)]
+fn kinds_of_key(key: &NameKey) -> u32 {
+    // SAFETY: the map outlives the program, and a word is read whole; user space adds to a value, and never takes away.
+    unsafe { NAMES.get(key) }.copied().unwrap_or(0)
 }
 
 /// The running process has made another: it runs the same program.

@@ -33,6 +33,8 @@ pub struct Repeats {
 pub struct Alert {
     /// Position among the alerts of this run, from 1, without gaps.
     pub sequence: u64,
+    /// Which of the daemon's rule sets made it, from 1; 0 outside of a daemon.
+    pub generation: u64,
     /// Time of the last event, nanoseconds since the Unix epoch.
     pub wall_ns: i64,
     pub rule: Arc<Rule>,
@@ -195,6 +197,7 @@ alert_fields! {
 pub struct Builder {
     ids: Ids,
     sequence: u64,
+    generation: u64,
 }
 
 impl Builder {
@@ -203,7 +206,20 @@ impl Builder {
         Builder {
             ids: Ids::new(table),
             sequence: 0,
+            generation: 0,
         }
+    }
+
+    /// Goes on with the next rule set, whose events are read by another table. Numbers of alerts go on, too.
+    pub fn next_generation(&mut self, table: &mut FieldTable) {
+        self.ids = Ids::new(table);
+        self.generation += 1;
+    }
+
+    /// Number of the rule set; 0 before the first [`Builder::next_generation`].
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Fields an event should carry for its alert to be complete: what a reader of recorded events has to keep.
@@ -264,6 +280,7 @@ impl Builder {
             .collect();
         Alert {
             sequence: self.sequence,
+            generation: self.generation,
             wall_ns,
             rule: Arc::clone(rule),
             message,

@@ -3,13 +3,20 @@
 //! In: the words of the command line. Out: one typed [`Cli`]. Nothing here reads a file or does anything; `commands` does.
 //! Every subcommand shows an example in its help, and every flag says what happens without it.
 
+mod control;
+
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::control::Socket;
 use crate::event::{Kind, Kinds};
 use crate::pipeline::Fault;
+
+pub use control::{
+    ControlArgs, MetricsArgs, ReloadArgs, RulesArgs, RulesCommand, StatusArgs, TailArgs, TopArgs,
+};
 
 /// Linux endpoint sensor: watches the kernel, matches EQL rules as events arrive, writes alerts.
 #[derive(Debug, Parser)]
@@ -19,7 +26,8 @@ use crate::pipeline::Fault;
     propagate_version = true,
     subcommand_required = true,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 ok, 1 problems found, 2 usage, 71 kernel can not be watched, 77 permission, 78 configuration.\n\n\
+    after_help = "Exit codes: 0 ok, 1 problems found, 2 usage, 69 no daemon answers, 71 kernel can not be watched, 77 permission, \
+                  78 configuration.\n\n\
                   Start here:\n  \
                   eql-sensor check rules/            are these rules sound?\n  \
                   sudo eql-sensor run --rules rules/ watch this host and print alerts"
@@ -42,6 +50,12 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Run(RunArgs),
+    Status(StatusArgs),
+    Reload(ReloadArgs),
+    Rules(RulesArgs),
+    Metrics(MetricsArgs),
+    Tail(TailArgs),
+    Top(TopArgs),
     Check(CheckArgs),
     Replay(ReplayArgs),
     Record(RecordArgs),
@@ -184,9 +198,10 @@ pub struct CheckArgs {
 }
 
 /// Watch this host: load the kernel programs, match rules as events arrive, write alerts
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (root has them). Ends on SIGTERM or SIGINT.\n\n\
+    after_help = "Needs CAP_BPF, CAP_PERFMON, CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH (root has them). Ends on SIGTERM or SIGINT; \
+                        reads rules and settings again on SIGHUP.\n\n\
                         Examples:\n  \
                         sudo eql-sensor run --rules rules/\n  \
                         sudo eql-sensor run --rules rules/ --output stdout --format json > alerts.jsonl\n  \
@@ -207,6 +222,11 @@ pub struct RunArgs {
     /// Start even when no rule loads; without this flag that is an error
     #[arg(long)]
     pub allow_no_rules: bool,
+
+    /// Socket to answer `status`, `reload` and the like on; none for no socket. Without it: what the settings say, by default
+    /// control in $RUNTIME_DIRECTORY or /run/eql-sensor
+    #[arg(long, value_name = "PATH", env = "EQL_SENSOR_CONTROL")]
+    pub control: Option<Socket>,
 }
 
 /// Write live events as ECS JSON lines; needs no rules
@@ -567,7 +587,7 @@ pub struct KernelArgs {
     #[arg(long)]
     pub no_self_check: bool,
 
-    /// Misbehaves as told, for tests: stop-consumer=SECONDS
+    /// Misbehaves as told, for tests: stop-consumer=SECONDS, or stall
     #[arg(long, hide = true, value_name = "FAULT")]
     pub fault: Option<Fault>,
 }

@@ -3,6 +3,7 @@
 //! In: settings files. Out: a [`Config`], or every problem of the files with its place and what is allowed. The defaults are
 //! explained in `eql-sensor.toml`, which a test holds equal to the code. Never applies half of a broken file.
 
+mod control;
 mod layers;
 mod watch;
 
@@ -17,6 +18,7 @@ use toml::de::{DeTable, DeValue};
 use crate::cli::{Format, KernelArgs, Output, OutputArgs, RuleArgs, SeverityMin, Tier, TuningArgs};
 use crate::document::{Problem, Source, Table, shown};
 
+pub use control::Control;
 pub use layers::{Layers, installed_directories};
 pub use watch::{WATCHED_MAX, WatchError, watch_entry};
 
@@ -28,7 +30,15 @@ pub const DROP_INS: &str = "conf.d";
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
 /// The tables of a settings file.
-const TABLES: [&str; 6] = ["rules", "kernel", "engine", "processes", "files", "output"];
+const TABLES: [&str; 7] = [
+    "rules",
+    "kernel",
+    "engine",
+    "processes",
+    "files",
+    "output",
+    "control",
+];
 /// Smallest and largest ring, in bytes.
 pub const RING_BYTES_MIN: u32 = 4096;
 pub const RING_BYTES_MAX: u32 = 1 << 30;
@@ -44,6 +54,7 @@ pub struct Config {
     pub processes: Processes,
     pub files: Files,
     pub output: Outputs,
+    pub control: Control,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -422,6 +433,10 @@ impl<'t> Reader<'t> {
         }
         if let Some(mut table) = root.table("output", &mut self.problems) {
             self.output(&mut table, &mut config.output);
+            self.close(&table);
+        }
+        if let Some(mut table) = root.table("control", &mut self.problems) {
+            self.control(&mut table, &mut config.control);
             self.close(&table);
         }
         root.refuse_unknown(&mut self.problems);

@@ -23,16 +23,18 @@ use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
 use crate::enrich::users::Users;
-use crate::enrich::{Enricher, Watched, host, records};
+use crate::enrich::{self, Enricher, Watched, host, records};
 use crate::event::{Event, Kinds};
 use crate::kernel::{
-    self, Bulk, Counters, HookState, Kernel, KindSet, LoadError, NamedKinds, Options, RingError,
+    self, Bulk, Counters, HookReport, HookState, Kernel, KindSet, LoadError, NamedKinds, Options,
+    RingError, Widener,
 };
 use crate::loss::{GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
 use crate::output::lifecycle;
 use crate::rule::{self, Actors, Rule};
 use crate::self_check::{self, SelfCheckError};
+use crate::watchdog::{Pulse, Stage};
 
 mod sight;
 
@@ -63,10 +65,29 @@ pub trait Consumer {
     /// Takes note of a stretch of time in which records were lost; at most once a second.
     fn gap(&mut self, _: &GapReport) {}
 
+    /// Rung by other threads when they want `settle` called soon.
+    fn bell(&self) -> Option<Arc<Notify>> {
+        None
+    }
+
+    /// What the stages before are to do differently from now on; asked after each `settle`.
+    fn orders(&mut self) -> Option<Orders> {
+        None
+    }
+
     /// Whether `settle` wants to know losses up to this moment.
     fn wants_losses(&self) -> bool {
         false
     }
+}
+
+/// A word back to the stages before the consumer.
+#[derive(Debug)]
+pub struct Orders {
+    /// Environment variables to keep from now on, as far as the kernel reports any.
+    pub environment: Vec<String>,
+    /// What to read of files, if anything was read from the start on.
+    pub contents: contents::Wanted,
 }
 
 /// How things stand.
@@ -78,6 +99,12 @@ pub struct Status {
     pub idle: bool,
     pub received: Received,
     pub gaps: Gaps,
+    /// Records received in the last second or so, by second.
+    pub per_second: u64,
+    /// As of the last second, as is what follows.
+    pub kernel: Counters,
+    pub enrich: enrich::Counters,
+    pub hooks: Arc<[HookReport]>,
     pub(crate) checked: Checked,
 }
 
@@ -93,7 +120,7 @@ pub(crate) struct Checked {
 pub struct Summary {
     pub received: Received,
     pub kernel: Counters,
-    pub enrich: crate::enrich::Counters,
+    pub enrich: enrich::Counters,
     /// Of the reading of files.
     pub contents: contents::Counters,
     /// The ring could not be emptied in time; what was left in it is neither received nor lost by the kernel.
@@ -105,11 +132,13 @@ pub struct Summary {
 pub enum Fault {
     /// Leaves the ring alone for a time after the start, or until the end.
     StopConsumer(Duration),
+    /// The engine takes an event and never comes back.
+    Stall,
 }
 
 /// `found` is no fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no fault; allowed is stop-consumer=SECONDS")]
+#[error("`{found}` is no fault; allowed are stop-consumer=SECONDS and stall")]
 pub struct UnknownFault {
     found: String,
 }
@@ -118,6 +147,9 @@ impl std::str::FromStr for Fault {
     type Err = UnknownFault;
 
     fn from_str(text: &str) -> Result<Fault, UnknownFault> {
+        if text == "stall" {
+            return Ok(Fault::Stall);
+        }
         let seconds = text
             .strip_prefix("stop-consumer=")
             .and_then(|s| s.parse().ok());
@@ -166,6 +198,9 @@ pub struct Pipeline {
     stall: Stall,
     /// Ends of file acts lost so far, as last looked up.
     ends_lost: u64,
+    /// When records were last counted, and how many there were.
+    counted: (u64, u64),
+    pulse: Arc<Pulse>,
 }
 
 impl Pipeline {
@@ -216,6 +251,7 @@ impl Pipeline {
         let status = Status {
             now_ns: attached_ns,
             gaps: Gaps::since_start(attached_ns),
+            hooks: kernel.hooks().into(),
             checked: Checked {
                 key: checked.key,
                 late: Vec::new(),
@@ -236,7 +272,21 @@ impl Pipeline {
             sent: 0,
             stall: Stall::default(),
             ends_lost: 0,
+            counted: (attached_ns, 0),
+            pulse: Arc::default(),
         })
+    }
+
+    /// For another thread, to see that this gets on.
+    #[must_use]
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// For another thread, to have the kernel report more while this runs.
+    #[must_use]
+    pub fn widener(&self) -> Widener {
+        self.kernel.widener()
     }
 
     /// The hooks in use, in one line.
@@ -347,16 +397,29 @@ impl Pipeline {
         }
     }
 
+    /// The fault that is for the watchdog to notice.
+    fn stall_for_good(&self) -> ! {
+        tracing::warn!("fault: the engine stalls");
+        self.pulse.enter(Stage::Engine);
+        loop {
+            std::thread::park();
+        }
+    }
+
     async fn pump<C: Consumer>(&mut self, consumer: &mut C) -> Result<(), PipelineError> {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let bell = consumer.bell().unwrap_or_default();
         loop {
+            self.pulse.beat();
+            self.pulse.enter(Stage::Ring);
             let until = self.reading.until();
             let (kernel, mut stages, stop, read) = self.parts();
             let is_tick = tokio::select! {
                 biased;
                 () = stop.asked() => return Ok(()),
                 _ = ticks.tick() => true,
+                () = bell.notified() => false,
                 count = kernel.drain(|bytes| stages.pass(bytes, consumer)) => {
                     count?;
                     false
@@ -382,6 +445,10 @@ impl Pipeline {
             } else if consumer.wants_losses() {
                 self.look(false)?;
             }
+            if self.fault == Some(Fault::Stall) {
+                self.stall_for_good();
+            }
+            self.pulse.enter(Stage::Outputs);
             let begun = Instant::now();
             let flow = tokio::select! {
                 biased;
@@ -396,6 +463,11 @@ impl Pipeline {
             }
             if flow.is_break() {
                 return Ok(());
+            }
+            if let Some(orders) = consumer.orders() {
+                let wanted = Wanted::new(&orders.environment);
+                self.enricher.set_environment(wanted);
+                self.reading.want(orders.contents);
             }
             if !is_tick {
                 tokio::select! {
@@ -434,6 +506,10 @@ impl Pipeline {
         let wall_offset_ns = wall_offset_ns();
         self.enricher.set_wall_offset(wall_offset_ns);
         self.ends_lost = counters.kind(Kind::FileEnd).lost_ring_full + counters.recursion_misses;
+        self.status.kernel = counters;
+        if report {
+            self.note();
+        }
         if report && let Some(gap) = self.status.gaps.unreported() {
             let fresh = losses.since(&self.told);
             self.told = losses;
@@ -454,6 +530,20 @@ impl Pipeline {
             }));
         }
         Ok(None)
+    }
+
+    /// What `status` shows besides, once a second.
+    fn note(&mut self) {
+        let (then, before) = self.counted;
+        let (now, total) = (self.status.now_ns, self.status.received.total());
+        let passed = u128::from(now.saturating_sub(then)).max(1);
+        let rate = u128::from(total.saturating_sub(before)) * 1_000_000_000 / passed;
+        self.status.per_second = u64::try_from(rate).unwrap_or(u64::MAX);
+        self.counted = (now, total);
+        self.status.enrich = self.enricher.counters();
+        if self.kernel.look_at_hooks() && *self.status.hooks != *self.kernel.hooks() {
+            self.status.hooks = self.kernel.hooks().into();
+        }
     }
 
     /// Hands over the file acts whose ends are among the records lost so far.

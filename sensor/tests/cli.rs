@@ -220,3 +220,33 @@ fn unusable_settings_keep_it_from_starting() {
         assert!(said.contains(&expected), "{said}");
     }
 }
+
+#[test]
+fn a_daemon_that_is_not_there_is_exit_code_69() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("control");
+    let socket = socket.to_str().unwrap();
+    for args in [
+        &["status"] as &[&str],
+        &["reload"],
+        &["rules", "list"],
+        &["rules", "show", "x"],
+        &["metrics"],
+        &["tail"],
+        &["top"],
+    ] {
+        let mut args = args.to_vec();
+        args.extend(["--control", socket]);
+        let output = sensor(&args);
+        assert_eq!(output.status.code(), Some(69), "{args:?}");
+        let said = stderr(&output);
+        assert!(said.contains("is it running?"), "{said}");
+        assert!(output.stdout.is_empty(), "{args:?}");
+    }
+    // Left behind by one that was killed.
+    drop(std::os::unix::net::UnixListener::bind(socket).unwrap());
+    let output = sensor(&["status", "--control", socket]);
+    assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
+    let output = sensor(&["status", "--control", "relative"]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}

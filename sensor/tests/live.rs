@@ -24,6 +24,8 @@ mod chain;
 mod container;
 #[path = "live/contents.rs"]
 mod contents;
+#[path = "live/control.rs"]
+mod control;
 #[path = "live/credentials.rs"]
 mod credentials;
 #[path = "live/daemon.rs"]

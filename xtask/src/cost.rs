@@ -239,6 +239,7 @@ impl Bench {
             .args(["--tier", &self.tier, "--scope"])
             .arg(self.scope.path())
             .env("STATE_DIRECTORY", &self.folder)
+            .env("RUNTIME_DIRECTORY", &self.folder)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log)?)

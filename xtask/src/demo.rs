@@ -242,6 +242,7 @@ impl Daemon {
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
         let child = Command::new(sensor)
             .args(["run", "--format", "tree", "--output", "stdout"])
+            .args(["--control", "none"])
             .arg("--output")
             .arg(format!("file:{}", alerts.display()))
             .arg("--rules")

@@ -31,9 +31,18 @@ impl Evidence for Plain {
 }
 
 pub(crate) fn rule(name: &str, id: &str, severity: &str) -> Arc<Rule> {
+    let query = "sequence [process where true] by process.name [file where true] by file.name";
+    of(name, id, severity, query)
+}
+
+pub(crate) fn rule_of_query(name: &str, id: &str, query: &str) -> Arc<Rule> {
+    of(name, id, "low", query)
+}
+
+fn of(name: &str, id: &str, severity: &str, query: &str) -> Arc<Rule> {
     let text = format!(
         "[rule]\nrule_id = {id:?}\nname = {name:?}\ntype = \"eql\"\nseverity = \"{severity}\"\n\
-         query = 'sequence [process where true] by process.name [file where true] by file.name'\n\
+         query = '{query}'\n\
          [[rule.threat]]\nframework = \"MITRE ATT&CK\"\n\
          tactic = {{id = \"TA0002\", name = \"Execution\", reference = \"https://e/TA0002\"}}\n\
          technique = [{{id = \"T1059\", name = \"Interpreter\", reference = \"https://e/T1059\",\n\

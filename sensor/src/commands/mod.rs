@@ -2,9 +2,11 @@
 //!
 //! In: parsed arguments. Out: an [`Exit`]. A command never calls `std::process::exit`, so everything it holds is dropped.
 
+mod baselines;
 pub mod catalog;
 pub mod check;
 pub mod config;
+pub mod control;
 mod cost;
 pub mod doctor;
 pub mod explain;
@@ -13,15 +15,22 @@ mod explained;
 pub mod fields;
 mod live;
 pub mod manual;
+mod matching;
+mod programs;
 pub mod query;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod tail;
+mod terminal;
 pub mod test;
+pub mod top;
 pub mod tune;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
@@ -43,6 +52,8 @@ pub enum Exit {
     /// Something was looked at and problems were found, or the work failed.
     Problems = 1,
     Usage = 2,
+    /// No daemon answers.
+    Unreachable = 69,
     /// This kernel can not be watched, or this build has nothing to watch it with.
     Unsupported = 71,
     /// The kernel or the file system refused; more privilege is needed.
@@ -90,6 +101,12 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Status(args) => control::status(args),
+        Command::Reload(args) => control::reload(args),
+        Command::Rules(args) => control::rules(args),
+        Command::Metrics(args) => control::metrics(args),
+        Command::Tail(args) => tail::tail(args),
+        Command::Top(args) => top::top(args),
         Command::Check(args) => check::check(args),
         Command::Replay(args) => replay::replay(args),
         Command::Record(args) => record::record(args),
@@ -192,7 +209,7 @@ pub fn gate(tuning: &Tuning, rules: &[Arc<Rule>], table: &mut FieldTable) -> Gat
 }
 
 /// The gate, and what is wrong with exceptions today.
-fn gate_and_problems(
+pub(crate) fn gate_and_problems(
     tuning: &Tuning,
     rules: &[Arc<Rule>],
     table: &mut FieldTable,
@@ -249,20 +266,29 @@ pub fn compile<E: Fields + Clone>(
             error: anyhow!("no rule is left to watch for"),
         });
     }
-    let mut builder = engine::Builder::new(engine_limits(config));
-    for (index, rule) in rules.iter().enumerate() {
-        builder
-            .add(index, &rule.query)
-            .or_exit(Exit::Configuration)?;
-    }
-    let engine = builder
-        .build(table)
-        .context("the rules can not be compiled together")
-        .or_exit(Exit::Configuration)?;
+    let engine = engine(&rules, table, config).or_exit(Exit::Configuration)?;
     Ok((rules, engine))
 }
 
-fn engine_limits(config: &Config) -> engine::Limits {
+/// Rules that each can be compiled, in one engine, under their position.
+///
+/// # Errors
+/// They can not be compiled together.
+pub(crate) fn engine<E: Fields + Clone>(
+    rules: &[Arc<Rule>],
+    table: &mut FieldTable,
+    config: &Config,
+) -> anyhow::Result<Engine<E>> {
+    let mut builder = engine::Builder::new(engine_limits(config));
+    for (index, rule) in rules.iter().enumerate() {
+        builder.add(index, &rule.query)?;
+    }
+    builder
+        .build(table)
+        .context("the rules can not be compiled together")
+}
+
+pub(crate) fn engine_limits(config: &Config) -> engine::Limits {
     engine::Limits {
         partials: config.engine.partials_max,
         bytes: config.engine.partial_bytes_max,
@@ -274,7 +300,7 @@ fn engine_limits(config: &Config) -> engine::Limits {
 }
 
 /// The rules the engine can not take, by position, and why.
-fn unfit(rules: &[Arc<Rule>]) -> Vec<(usize, Problem)> {
+pub(crate) fn unfit(rules: &[Arc<Rule>]) -> Vec<(usize, Problem)> {
     let mut builder = engine::Builder::new(engine::Limits::default());
     let mut unfit = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
@@ -287,7 +313,7 @@ fn unfit(rules: &[Arc<Rule>]) -> Vec<(usize, Problem)> {
 }
 
 /// Errors and warnings to the log, excerpts included.
-fn log(problems: &[Problem]) {
+pub(crate) fn log(problems: &[Problem]) {
     for problem in problems {
         let text = format!("{problem}\n{}", problem.excerpt);
         let text = text.trim_end();
@@ -297,6 +323,32 @@ fn log(problems: &[Problem]) {
             Severity::Note => tracing::debug!("{text}"),
         }
     }
+}
+
+/// Puts a file in the place of another, whole or not at all.
+///
+/// # Errors
+/// It can not be written; what was there still is.
+pub(crate) fn replace_file(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    let write = || {
+        let _ = std::fs::remove_file(&beside);
+        let mut file = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&beside)?;
+        file.write_all(text)?;
+        file.sync_data()?;
+        std::fs::rename(&beside, path)
+    };
+    let written = write();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
 }
 
 /// Writes to standard output. A reader that went away is no error: it had enough.

@@ -6,6 +6,7 @@
 
 mod compile;
 mod condition;
+mod cost;
 mod dispatch;
 pub mod explain;
 mod expression;
@@ -13,6 +14,7 @@ mod familiar;
 mod field;
 mod gate;
 mod glob;
+mod inherit;
 mod key;
 mod leaf;
 mod lineage;
@@ -29,6 +31,7 @@ mod turn;
 mod value_cache;
 
 pub use compile::CompileError;
+pub use cost::Cost;
 pub use explain::Single;
 pub use reorder::Reorder;
 pub use snapshot::{Restored, Snapshot};
@@ -233,12 +236,11 @@ impl Builder {
         let states: Vec<RuleState<E>> = self.compiler.plans.iter().map(new).collect();
         let plans = self.compiler.plans;
         let armed = plans.iter().zip(&states).map(armed).collect();
+        let rules = plans.iter().map(|p| p.rule + 1).max().unwrap_or(0);
         Ok(Engine {
             scratch: leaves.scratch(),
-            counters: vec![
-                RuleCounters::default();
-                plans.iter().map(|p| p.rule + 1).max().unwrap_or(0)
-            ],
+            counters: vec![RuleCounters::default(); rules],
+            costs: vec![Cost::default(); rules],
             woken: vec![(0, false); plans.len()],
             armed,
             clocks: Clocks {
@@ -287,6 +289,7 @@ pub struct Engine<E> {
     plans: Vec<Plan>,
     states: Vec<RuleState<E>>,
     counters: Vec<RuleCounters>,
+    costs: Vec<Cost>,
     needed: Vec<FieldId>,
     lineage: Option<LineageFields>,
     processes: Processes,
@@ -408,7 +411,15 @@ impl<E: Fields + Clone> Engine<E> {
         let earned = self.wake(event, marks);
         for i in 0..self.touched.len() {
             let plan = self.touched.get(i).map_or(0, |p| *p as usize);
+            let rule = self.plans.get(plan).map_or(usize::MAX, |plan| plan.rule);
+            let begun = self
+                .costs
+                .get_mut(rule)
+                .map(|cost| cost.begin(ordinal.arrival));
             self.act(plan, event, &mut keys, (ordinal, marks), matches);
+            if let (Some(cost), Some(begun)) = (self.costs.get_mut(rule), begun) {
+                cost.end(begun);
+            }
         }
         self.touched.clear();
         if let Some(fields) = &self.lineage {
@@ -622,6 +633,11 @@ impl<E: Fields + Clone> Engine<E> {
     /// Counters by rule number.
     pub fn counters(&self) -> &[RuleCounters] {
         &self.counters
+    }
+
+    /// What each rule cost, by rule number.
+    pub fn costs(&self) -> &[Cost] {
+        &self.costs
     }
 
     /// Every field some rule reads, sorted.

@@ -27,7 +27,7 @@ pub(super) struct Sample {
 #[derive(Debug)]
 pub(super) struct SampleState<E> {
     table: HashTable<u32>,
-    hasher: KeyHasher,
+    pub(super) hasher: KeyHasher,
     pub(super) groups: Vec<Option<Group<E>>>,
     free: Vec<u32>,
     /// Keys in the order they were last seen; stale where the group's `seen` differs.

@@ -7,8 +7,13 @@ mod checked;
 mod offered;
 mod programs;
 mod verify;
+mod widen;
 
-use std::{fs, io, os::fd::AsRawFd};
+use std::{
+    fs, io,
+    os::fd::AsRawFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+};
 
 use aya::{
     Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
@@ -27,10 +32,10 @@ use crate::config::{WatchError, watch_entry};
 pub use offered::offered;
 use programs::{BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH};
 pub use verify::{Verdict, Verified, verify};
+pub use widen::Widener;
 
 use super::{
-    Counters, HookReport, HookState, KindCounters, NamedKinds, Options, PossibleHook, RingError,
-    Tier,
+    Counters, HookReport, HookState, KindCounters, Options, PossibleHook, RingError, Tier,
     btf::{Btf, TypeKind},
     named,
     ring::Ring,
@@ -88,13 +93,29 @@ const BULK_ENTRIES_MIN: u32 = 64;
 
 /// Programs attached, and the ring they write to. Dropping it detaches them.
 pub struct Kernel {
-    ebpf: Ebpf,
+    programs: Arc<Mutex<Programs>>,
     ring: Ring,
     hooks: Vec<HookReport>,
     diagnostics: Option<Diagnostics>,
-    named: NamedKinds,
     /// Records that are no part of the account, by kind.
     left_out: [KindCounters; Kind::SLOTS],
+    /// As last read.
+    counted: Mutex<Counters>,
+}
+
+/// The kernel object with what was asked of it. Another thread may attach more of it, and holds it locked meanwhile.
+struct Programs {
+    ebpf: Ebpf,
+    options: Options,
+    hooks: Vec<HookReport>,
+    /// See [`Attaching`].
+    held: Vec<&'static str>,
+    served: [u32; 2],
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What a thread that panicked was about to attach is missing; what is there is whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Passes on what the programs say of single records.
@@ -131,6 +152,7 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     for &kind in Kind::ALL {
         attaching.kind(kind, options, &mut hooks)?;
     }
+    let (held, served) = (attaching.held, attaching.served);
     let ring = ebpf
         .take_map("RING")
         .ok_or(LoadError::NotInObject("RING"))?;
@@ -144,20 +166,43 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     } else {
         None
     };
-    Ok(Kernel {
+    let programs = Programs {
         ebpf,
+        options: options.clone(),
+        hooks: hooks.clone(),
+        held,
+        served,
+    };
+    Ok(Kernel {
+        programs: Arc::new(Mutex::new(programs)),
         ring: Ring::Idle(ring),
         hooks,
         diagnostics,
-        named: options.named.clone(),
         left_out: [KindCounters::default(); Kind::SLOTS],
+        counted: Mutex::default(),
     })
 }
 
 impl Kernel {
-    /// What became of every hook of every record kind.
+    /// What became of every hook of every record kind, as of [`Kernel::look_at_hooks`].
     pub fn hooks(&self) -> &[HookReport] {
         &self.hooks
+    }
+
+    /// Takes note of hooks attached since. False while some are being attached.
+    pub fn look_at_hooks(&mut self) -> bool {
+        match self.programs.try_lock() {
+            Ok(programs) => {
+                self.hooks.clone_from(&programs.hooks);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// For another thread, to attach more while records flow.
+    pub fn widener(&self) -> Widener {
+        Widener::new(Arc::clone(&self.programs))
     }
 
     /// Waits for records, then hands over those that are there, oldest first. Returns how many. Cancel-safe: no record is lost
@@ -187,8 +232,9 @@ impl Kernel {
 
     /// Detaches every program; what is in the ring can still be drained, and the counters still be read.
     pub fn detach(&mut self) {
+        let mut programs = locked(&self.programs);
         for program in PROGRAMS {
-            let Some(loaded) = self.ebpf.program_mut(program.name) else {
+            let Some(loaded) = programs.ebpf.program_mut(program.name) else {
                 continue;
             };
             unload(loaded);
@@ -204,10 +250,11 @@ impl Kernel {
     pub fn want_own_name(&mut self, wanted: bool) -> Result<(), LoadError> {
         let path = std::env::current_exe().unwrap_or_default();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        self.named.want_all_of(&mut self.ebpf, &name, wanted)
+        let Programs { ebpf, options, .. } = &mut *locked(&self.programs);
+        options.named.want_all_of(ebpf, &name, wanted)
     }
 
-    /// What the programs counted so far, over all processors.
+    /// What the programs counted so far, over all processors; while hooks are being attached, as last read.
     ///
     /// # Errors
     ///
@@ -215,7 +262,13 @@ impl Kernel {
     pub fn counters(&self) -> Result<Counters, LoadError> {
         const NAME: &str = "COUNTERS";
         let failed = |cause| LoadError::Map { name: NAME, cause };
-        let map = self.ebpf.map(NAME).ok_or(LoadError::NotInObject(NAME))?;
+        let programs = match self.programs.try_lock() {
+            Ok(programs) => programs,
+            Err(TryLockError::Poisoned(programs)) => programs.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(locked(&self.counted).clone()),
+        };
+        let ebpf = &programs.ebpf;
+        let map = ebpf.map(NAME).ok_or(LoadError::NotInObject(NAME))?;
         let map = PerCpuArray::<_, [u64; Count::SLOTS]>::try_from(map).map_err(failed)?;
         let mut kinds = Vec::with_capacity(Kind::ALL.len());
         for &kind in Kind::ALL {
@@ -229,28 +282,14 @@ impl Kernel {
             }
             kinds.push((kind, counters));
         }
-        let skipped = self.skipped();
-        Ok(Counters {
+        let skipped = skipped(ebpf);
+        let counters = Counters {
             kinds,
             recursion_misses: skipped.iter().map(|(_, count)| count).sum(),
             skipped,
-        })
-    }
-
-    /// Runs the kernel skipped, by program; it tells them in the descriptor's fdinfo, from 5.12 on.
-    fn skipped(&self) -> Vec<(&'static str, u64)> {
-        let mut skipped: Vec<(&str, u64)> = Vec::new();
-        for entry in PROGRAMS {
-            let is_new = skipped.iter().all(|(name, _)| *name != entry.name);
-            if is_new
-                && let Some(program) = self.ebpf.program(entry.name)
-                && let Some(fd) = program_fd(program)
-                && let Some(count) = fdinfo(&fd, "recursion_misses")
-            {
-                skipped.push((entry.name, count));
-            }
-        }
-        skipped
+        };
+        locked(&self.counted).clone_from(&counters);
+        Ok(counters)
     }
 
     /// How often each attached program ran and for how long, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless
@@ -259,15 +298,32 @@ impl Kernel {
         let mut names: Vec<_> = PROGRAMS.iter().map(|of| of.name).collect();
         names.sort_unstable();
         names.dedup();
+        let programs = locked(&self.programs);
         names
             .into_iter()
             .filter_map(|name| {
-                let info = self.ebpf.program(name)?.info().ok()?;
+                let info = programs.ebpf.program(name)?.info().ok()?;
                 let nanoseconds = u64::try_from(info.run_time().as_nanos()).ok()?;
                 Some((name, info.run_count(), nanoseconds))
             })
             .collect()
     }
+}
+
+/// Runs the kernel skipped, by program; it tells them in the descriptor's fdinfo, from 5.12 on.
+fn skipped(ebpf: &Ebpf) -> Vec<(&'static str, u64)> {
+    let mut skipped: Vec<(&str, u64)> = Vec::new();
+    for entry in PROGRAMS {
+        let is_new = skipped.iter().all(|(name, _)| *name != entry.name);
+        if is_new
+            && let Some(program) = ebpf.program(entry.name)
+            && let Some(fd) = program_fd(program)
+            && let Some(count) = fdinfo(&fd, "recursion_misses")
+        {
+            skipped.push((entry.name, count));
+        }
+    }
+    skipped
 }
 
 fn program_fd(program: &Program) -> Option<ProgramFd> {
@@ -325,7 +381,7 @@ fn load_object(
     for scratch in SCRATCH {
         loader.map_max_entries(scratch, cpus);
     }
-    if options.kinds.has_bulk() {
+    if options.kinds.has_bulk() || options.room_for_bulk {
         for scratch in BULK_SCRATCH {
             loader.map_max_entries(scratch, cpus);
         }

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 
 pub use bulk::Bulk;
 pub use load::{
-    Kernel, LoadError, Verdict, Verified, has_object, hooks_for, is_always_wanted, is_required,
-    load, offered, verify,
+    Kernel, LoadError, Verdict, Verified, Widener, has_object, hooks_for, is_always_wanted,
+    is_required, load, offered, verify,
 };
 pub use named::{NAMES_MAX, NamedKinds};
 pub use ring::RingError;
@@ -68,6 +68,12 @@ impl KindSet {
         self.0 & 1 << kind as u32 != 0
     }
 
+    /// Kinds in either.
+    #[must_use]
+    pub fn and(self, other: KindSet) -> KindSet {
+        KindSet(self.0 | other.0)
+    }
+
     /// A bit for each kind, by its number.
     pub(super) fn bits(self) -> u32 {
         self.0
@@ -103,6 +109,8 @@ pub struct Options {
     pub environment: bool,
     /// For the kinds that come in masses.
     pub bulk: Bulk,
+    /// Make room for those kinds though they are not asked for yet: some 3 MB of the kernel's memory.
+    pub room_for_bulk: bool,
     /// Leave out file and network records of this very process; they are counted.
     pub own_tgid_excluded: bool,
     /// Pass on what the kernel programs have to say of single records (refused reads, busy scratch) through the `log` facade.
@@ -120,6 +128,7 @@ impl Default for Options {
             environment: false,
             kinds: KindSet::usual(),
             bulk: Bulk::default(),
+            room_for_bulk: false,
             own_tgid_excluded: true,
             diagnostics: false,
         }
@@ -127,7 +136,7 @@ impl Default for Options {
 }
 
 /// What became of one hook.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HookReport {
     pub kind: Kind,
     /// Name of the program in the kernel object.

@@ -18,11 +18,16 @@ pub const NAMES_MAX: usize = 4096;
 
 /// The map of names, and its room: all of them and the sensor's own.
 const NAMES: &str = "NAMES";
+/// What the programs remember of processes.
+const ACTORS: &str = "ACTORS";
 pub(super) const NAMES_ENTRIES: u32 = 8192;
 const _: () = assert!(NAMES_MAX < NAMES_ENTRIES as usize);
 
 /// Processes whose wanted acts the kernel programs remember, about 80 bytes each; what any further ones do is all wanted.
 const ACTORS_ENTRIES: u32 = 32_768;
+
+/// In the place of a name: kinds wanted of everybody.
+const EVERYBODY: NameKey = [0; NAME_KEY_LEN / 8];
 
 /// The first bytes of a process's name, filled up with zeroes.
 pub(super) type NameKey = [u64; NAME_KEY_LEN / 8];
@@ -70,6 +75,60 @@ impl NamedKinds {
         let mut map = names(ebpf)?;
         for (name, kinds) in &self.names {
             map.insert(name, kinds.bits(), 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Wants at least what another set wants besides. Kinds that the programs do not narrow stay so.
+    pub(super) fn widen(&mut self, other: &NamedKinds) {
+        let mut everybody = KindSet::EMPTY;
+        for kind in Kind::ALL
+            .iter()
+            .copied()
+            .filter(|k| self.kinds.contains(*k))
+        {
+            if !other.kinds.contains(kind) {
+                everybody = everybody.with(kind);
+            }
+        }
+        let new = other
+            .names
+            .keys()
+            .filter(|name| !self.names.contains_key(*name));
+        if self.names.len() + new.count() > NAMES_MAX {
+            everybody = self.kinds;
+        } else {
+            for (name, kinds) in &other.names {
+                let mine = self.names.entry(*name).or_default();
+                *mine = mine.and(*kinds);
+            }
+        }
+        if everybody != KindSet::EMPTY {
+            let all = self.names.entry(EVERYBODY).or_default();
+            *all = all.and(everybody);
+        }
+    }
+
+    /// Tells the programs of what is wanted now, and has them forget what they know of processes: until its next exec,
+    /// everything is wanted of everybody who runs.
+    pub(super) fn refill(&self, ebpf: &mut Ebpf) -> Result<(), LoadError> {
+        if self.kinds == KindSet::EMPTY {
+            return Ok(());
+        }
+        self.fill(ebpf)?;
+        // Twice: a process that forked meanwhile passed on what it had.
+        for _ in 0..2 {
+            let map = ebpf.map_mut(ACTORS).ok_or(LoadError::NotInObject(ACTORS))?;
+            let failed = |cause| LoadError::Map {
+                name: ACTORS,
+                cause,
+            };
+            let mut map = HashMap::<_, u32, u32>::try_from(map).map_err(failed)?;
+            let known: Vec<u32> = map.keys().flatten().collect();
+            for process in known {
+                // It may have ended meanwhile.
+                let _ = map.remove(&process);
+            }
         }
         Ok(())
     }
@@ -145,6 +204,31 @@ mod tests {
         let mut named = NamedKinds::default();
         named.narrow(Kind::Connect, names.iter().map(String::as_str));
         assert_eq!(named, NamedKinds::default());
+    }
+
+    #[test]
+    fn a_wider_set_takes_nothing_away() {
+        let of = |kind, names: &[&str]| {
+            let mut named = NamedKinds::default();
+            named.narrow(kind, names.iter().copied());
+            named
+        };
+        let connect = KindSet::EMPTY.with(Kind::Connect);
+        let mut named = of(Kind::Connect, &["nc"]);
+        named.widen(&of(Kind::Connect, &["curl"]));
+        assert_eq!(named.names[&key("nc")], connect);
+        assert_eq!(named.names[&key("curl")], connect);
+        assert!(!named.names.contains_key(&EVERYBODY));
+        // What the other set does not narrow is wanted of everybody.
+        named.widen(&of(Kind::Rename, &["mv"]));
+        assert_eq!(named.names[&EVERYBODY], connect);
+        assert_eq!(named.kinds(), connect, "what the programs were loaded with");
+        let many: Vec<String> = (0..NAMES_MAX).map(|n| n.to_string()).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let mut named = of(Kind::Connect, &["nc"]);
+        named.widen(&of(Kind::Connect, &many));
+        assert_eq!(named.names[&EVERYBODY], connect);
+        assert_eq!(named.names.len(), 2);
     }
 
     #[test]

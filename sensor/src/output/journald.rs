@@ -243,6 +243,9 @@ pub fn write_entry(alert: &Alert, out: &mut Vec<u8>) {
     field(out, "PRIORITY", priority(rule.severity));
     field(out, "SYSLOG_IDENTIFIER", IDENTIFIER);
     field(out, "SENSOR_ALERT_SEQ", &alert.sequence.to_string());
+    if alert.generation > 0 {
+        field(out, "SENSOR_GENERATION", &alert.generation.to_string());
+    }
     field(out, "SENSOR_RULE_ID", &rule.id);
     field(out, "SENSOR_RULE_NAME", &rule.name);
     field(out, "SENSOR_SEVERITY", rule.severity.name());

@@ -218,6 +218,9 @@ fn state_of(alert: &Alert, json: &mut Json<'_>) {
             json.date(repeats.last_ns);
         });
     }
+    if alert.generation > 0 {
+        json.number("generation", alert.generation);
+    }
     json.number("lost", alert.lost);
     json.key("uncertain");
     json.value(Value::Bool(alert.lost > 0));

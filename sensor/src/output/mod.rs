@@ -113,8 +113,26 @@ pub struct Count {
     pub below: u64,
 }
 
+/// Whether an output gets on, for somebody on another thread to look at.
+#[derive(Clone)]
+pub struct Progress {
+    pub output: Output,
+    shared: Arc<Shared>,
+}
+
+impl Progress {
+    /// Alerts taken out of the queue or turned away so far, and alerts handed over so far: equal when it is idle.
+    #[must_use]
+    pub fn done_of(&self) -> (u64, u64) {
+        let done = self.shared.written.load(Ordering::Relaxed)
+            + self.shared.dropped.load(Ordering::Relaxed);
+        (done, self.shared.sent.load(Ordering::Relaxed))
+    }
+}
+
 #[derive(Default)]
 struct Shared {
+    sent: AtomicU64,
     written: AtomicU64,
     dropped: AtomicU64,
     below: AtomicU64,
@@ -200,7 +218,10 @@ impl Door {
     fn send(&self, alert: &Arc<Alert>) {
         if alert.rule.severity < self.severity_min {
             self.shared.below.fetch_add(1, Ordering::Relaxed);
-        } else if self.queue.try_send(Arc::clone(alert)).is_err() {
+            return;
+        }
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
+        if self.queue.try_send(Arc::clone(alert)).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -297,6 +318,18 @@ impl Outputs {
         self.lanes.iter().map(|lane| (&lane.output, lane.count()))
     }
 
+    /// One for each output that writes on this host by itself: a stuck one is a fault of ours or of the disk. The journal is
+    /// waited for, however long it is away.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        let of = |lane: &Lane| Progress {
+            output: lane.output.clone(),
+            shared: Arc::clone(&lane.shared),
+        };
+        let local = |lane: &&Lane| lane.output != Output::Journald;
+        self.lanes.iter().filter(local).map(of).collect()
+    }
+
     /// Lets the outputs write what is waiting, for at most `patience` in all; the rest is dropped. Returns the last counts.
     pub fn close(mut self, patience: Duration) -> Vec<(Output, Count)> {
         let until = Instant::now() + patience;
@@ -357,6 +390,7 @@ impl Lane {
         if self.is_below(alert) {
             return;
         }
+        self.shared.sent.fetch_add(1, Ordering::Relaxed);
         let sent = match &self.queue {
             Some(queue) => queue.try_send(Arc::clone(alert)),
             None => Err(TrySendError::Disconnected(Arc::clone(alert))),

@@ -362,7 +362,7 @@ fn faults_are_named() {
     let error = "stop=3".parse::<Fault>().unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`stop=3` is no fault; allowed is stop-consumer=SECONDS"
+        "`stop=3` is no fault; allowed are stop-consumer=SECONDS and stall"
     );
 }
 

@@ -313,6 +313,7 @@ impl<'t> Reader<'t> {
             query_text: query_text.to_owned(),
             query,
             examples,
+            digest: digest(&self.source.text),
             id_line,
             places,
             never,
@@ -448,6 +449,15 @@ impl<'t> Reader<'t> {
         }
         threats
     }
+}
+
+/// Equal for equal texts, in every run of this build.
+#[must_use]
+pub fn digest(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    hasher.finish()
 }
 
 /// A text as messages show it.

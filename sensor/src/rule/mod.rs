@@ -25,6 +25,7 @@ use std::sync::Arc;
 pub use actors::{Actors, actors};
 pub use coverage::{Judgement, Verdict};
 pub use example::{Events, Example, Expected};
+pub use format::digest;
 pub use interest::interest;
 pub use load::{Loaded, Skipped, drop_ins, load, load_installed, load_source};
 
@@ -57,6 +58,8 @@ pub struct Rule {
     pub query: eql::query::Query,
     /// What `[[test]]` tables claim.
     pub examples: Vec<Example>,
+    /// Of the file's whole text: two files of equal digest hold the same rule.
+    pub digest: u64,
     /// Line of the rule's id, from 1.
     id_line: usize,
     places: places::Places,

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,8 +36,10 @@ pub(crate) struct Daemon {
     child: Child,
     output: PathBuf,
     log: PathBuf,
-    // Holds output, log and socket, outside of what the daemon watches; removed at the end.
-    _folder: tempfile::TempDir,
+    // Holds output, log and sockets, outside of what the daemon watches; removed at the end.
+    folder: tempfile::TempDir,
+    /// Lines to the service manager, read as they come: who sends them waits for a reader.
+    told: Receiver<String>,
 }
 
 /// What a daemon left behind.
@@ -97,6 +100,7 @@ impl Daemon {
             .arg(scope.cgroup())
             .env("NOTIFY_SOCKET", &notify)
             .env("STATE_DIRECTORY", folder.path())
+            .env("RUNTIME_DIRECTORY", folder.path())
             .stdin(Stdio::null())
             .stdout(File::create(&output).unwrap())
             .stderr(File::create(&log).unwrap())
@@ -106,35 +110,67 @@ impl Daemon {
             child,
             output,
             log,
-            _folder: folder,
+            folder,
+            told: lines_of(socket),
         };
-        daemon.wait_until_ready(&socket);
+        daemon.wait_until_told("READY=1");
         daemon
     }
 
-    fn wait_until_ready(&mut self, socket: &UnixDatagram) {
+    /// Waits for a line to the service manager.
+    pub(crate) fn wait_until_told(&mut self, wanted: &str) {
         let started = Instant::now();
-        let mut message = [0; 4096];
         loop {
-            if let Ok(length) = socket.recv(&mut message)
-                && message[..length]
-                    .split(|byte| *byte == b'\n')
-                    .any(|line| line == b"READY=1")
-            {
-                return;
+            while let Ok(line) = self.told.recv_timeout(Duration::from_millis(50)) {
+                if line.starts_with(wanted) {
+                    return;
+                }
             }
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!(
-                    "the daemon ended with {status} before it was ready:\n{}",
+                    "the daemon ended with {status} before it said {wanted}:\n{}",
                     self.said()
                 );
             }
             assert!(
                 started.elapsed() < LIMIT,
-                "the daemon was not ready in {LIMIT:?}:\n{}",
+                "the daemon did not say {wanted} in {LIMIT:?}:\n{}",
                 self.said()
             );
         }
+    }
+
+    /// A subcommand that asks this daemon.
+    pub(crate) fn ask(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// The same, not run yet.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(BINARY);
+        command
+            .args(arguments)
+            .env("RUNTIME_DIRECTORY", self.folder.path());
+        command
+    }
+
+    /// Waits for a text in its log.
+    pub(crate) fn wait_until_said(&self, wanted: &str) {
+        let started = Instant::now();
+        while !self.said().contains(wanted) {
+            assert!(
+                started.elapsed() < LIMIT,
+                "the daemon did not say {wanted:?} in {LIMIT:?}:\n{}",
+                self.said()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The same, when its answer is one JSON document.
+    pub(crate) fn ask_json(&self, arguments: &[&str]) -> Value {
+        let output = self.ask(arguments);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -309,6 +345,22 @@ impl Daemon {
         );
         (status, took)
     }
+}
+
+/// What comes on a socket for a service manager, line by line.
+fn lines_of(socket: UnixDatagram) -> Receiver<String> {
+    let (to, lines) = channel();
+    std::thread::spawn(move || {
+        let mut message = [0; 4096];
+        loop {
+            let length = socket.recv(&mut message).unwrap_or(0);
+            let text = String::from_utf8_lossy(&message[..length]).into_owned();
+            if text.lines().any(|line| to.send(line.to_owned()).is_err()) {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 impl Drop for Daemon {

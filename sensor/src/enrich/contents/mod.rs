@@ -150,6 +150,13 @@ impl Reading {
         Ok(Reading::with(wanted, limits, Some(worker)))
     }
 
+    /// Wants something else from now on. One that was to read nothing has nobody to read, and goes on reading nothing.
+    pub fn want(&mut self, wanted: Wanted) {
+        if self.worker.is_some() {
+            self.wanted = wanted;
+        }
+    }
+
     fn with(wanted: Wanted, limits: Limits, worker: Option<Worker>) -> Reading {
         Reading {
             wanted,

@@ -6,7 +6,7 @@
 use aya::maps::Array;
 use sensor_ebpf::{Header, record_flag};
 
-use super::{Kernel, LoadError};
+use super::{Kernel, LoadError, locked};
 
 impl Kernel {
     /// Lets children of a process count as in scope, or nobody's any more.
@@ -17,7 +17,8 @@ impl Kernel {
     pub fn watch_children_of(&mut self, tgid: Option<u32>) -> Result<(), LoadError> {
         const NAME: &str = "CHECKED";
         let failed = |cause| LoadError::Map { name: NAME, cause };
-        let map = self
+        let mut programs = locked(&self.programs);
+        let map = programs
             .ebpf
             .map_mut(NAME)
             .ok_or(LoadError::NotInObject(NAME))?;

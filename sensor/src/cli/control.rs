@@ -1,0 +1,156 @@
+//! Flags of the subcommands that talk to a running daemon, and their help.
+//!
+//! In and out: as the module above. They all take the same two flags, which say where the daemon listens.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+use crate::control::Socket;
+
+/// Where the daemon answers.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ControlArgs {
+    /// Socket of the daemon. Without it: what the settings say, by default control in $RUNTIME_DIRECTORY or /run/eql-sensor
+    #[arg(long, value_name = "PATH", env = "EQL_SENSOR_CONTROL")]
+    pub control: Option<Socket>,
+
+    /// Settings file to find the socket in. Without it: /etc/eql-sensor/eql-sensor.toml if there is one
+    #[arg(long = "config", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Say how the running daemon does: rules, events, losses, alerts, outputs, hooks
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ok, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        eql-sensor status\n  \
+                        eql-sensor status --json | jq .lost.total"
+)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Have the running daemon read its rules and settings again, and wait for what comes of it
+///
+/// The new rules are compiled beside those that run and take their place between two events. Sequences that are under way in
+/// unchanged rules go on. A broken rule keeps its last good version; broken settings change nothing.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 everything is as the files say, 1 something is not (the problems are printed), 69 no daemon answers, \
+                        77 not permitted.\n\nExamples:\n  \
+                        eql-sensor reload\n  \
+                        eql-sensor check && eql-sensor reload\n  \
+                        eql-sensor reload --json | jq .added"
+)]
+pub struct ReloadArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// Print one JSON document
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// List the rules of the running daemon with what each has done and cost
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 no such rule, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        eql-sensor rules list\n  \
+                        eql-sensor rules list --json | jq -r 'select(.verdict != \"armed\") | .name'\n  \
+                        eql-sensor rules show 64cfca9e"
+)]
+pub struct RulesArgs {
+    #[command(subcommand)]
+    pub command: RulesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum RulesCommand {
+    /// One line for each rule: id, verdict, alerts, evictions, cost, name
+    List {
+        #[command(flatten)]
+        control: ControlArgs,
+
+        /// Print one JSON document for each rule, one a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Everything about one rule
+    Show {
+        /// The rule's id or how it begins, or its name
+        #[arg(value_name = "RULE")]
+        rule: String,
+
+        #[command(flatten)]
+        control: ControlArgs,
+
+        /// Print one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Print the running daemon's counters as Prometheus text
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The setting control.metrics_file has the daemon write the same to a file every 15 seconds, for node_exporter's \
+                        textfile collector.\n\nExamples:\n  \
+                        eql-sensor metrics\n  \
+                        eql-sensor metrics | grep lost"
+)]
+pub struct MetricsArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// Print the running daemon's events as they come, all or those that a query matches
+///
+/// In a pipe they are JSON lines, on a terminal one readable line each, until q is pressed. Only what the daemon observes is there:
+/// kinds of events that no rule asks for are named on standard error.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 the query is wrong, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        eql-sensor tail\n  \
+                        eql-sensor tail 'process where event.action == \"exec\" and user.id == \"0\"'\n  \
+                        eql-sensor tail 'network where true' | jq .destination.ip"
+)]
+pub struct TailArgs {
+    /// Which events: an EQL query; a sequence gives all events of each match
+    #[arg(value_name = "EQL")]
+    pub query: Option<String>,
+
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// Print JSON lines on a terminal, too
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Show which rules and which programs the running daemon is busy with
+///
+/// On a terminal it is drawn anew until q is pressed; in a pipe it is printed once. Programs are counted from the first look on.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ok, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        eql-sensor top\n  \
+                        eql-sensor top --interval 10 | head -30"
+)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// Seconds between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=20))]
+    pub interval: u16,
+
+    /// How many times to show it. Without it: until q on a terminal, once elsewhere
+    #[arg(long, value_name = "N")]
+    pub count: Option<u64>,
+}

@@ -1,0 +1,346 @@
+//! What takes the events in the daemon: rules, alerts, and whoever looks on.
+//!
+//! In: events, and what other threads leave at the desk. Out: alerts to the outputs, copies of events to those who tail, numbers to
+//! those who ask. New rules take over between two events, with what unchanged ones remember. It never waits for anybody.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::sync::Notify;
+
+use crate::alert;
+use crate::control::state::State;
+use crate::control::{Ask, Desk, Tail};
+use crate::engine::{Engine, Match, Tally};
+use crate::event::{Event, Evidence};
+use crate::output::{Outputs, lifecycle};
+use crate::pipeline::{self, Consumer, Orders, Status, Summary};
+use crate::reload::{Roster, Set, Swapped};
+use crate::rule::Rule;
+use crate::tuning::Gate;
+use crate::watchdog::{Pulse, Stage};
+
+use super::baselines::{Baselines, forgotten};
+use super::programs::Programs;
+use super::run;
+
+/// For outputs to write what is waiting, at the end.
+const OUTPUTS_MAX: Duration = Duration::from_millis(600);
+/// Between two words to the service manager.
+const STATUS_EVERY: Duration = Duration::from_secs(10);
+/// Records being written while the ring looked empty are not older than this.
+const LATE_MAX_NS: u64 = 100_000_000;
+/// Clients who tail at once.
+const TAILS_MAX: usize = 8;
+
+/// Matches events against the rules and sends alerts.
+pub(super) struct Matching {
+    roster: Arc<Roster>,
+    engine: Engine<Arc<Event>>,
+    gate: Gate,
+    /// Hidden by the gates before this one.
+    hidden_before: u64,
+    alerts: alert::Builder,
+    /// Alerts by rule number.
+    by_rule: Vec<u64>,
+    outputs: Outputs,
+    matches: Vec<Match<Arc<Event>>>,
+    desk: Desk,
+    tails: Vec<Tail>,
+    programs: Programs,
+    orders: Option<Orders>,
+    pub(super) baselines: Baselines,
+    /// Told which stage is at work.
+    pulse: Arc<Pulse>,
+    started: Instant,
+    /// When the service manager was told what.
+    told: (Instant, String),
+}
+
+impl Matching {
+    pub(super) fn new(mut set: Set, outputs: Outputs, desk: Desk, pulse: Arc<Pulse>) -> Matching {
+        let mut alerts = alert::Builder::new(&mut set.table);
+        alerts.next_generation(&mut set.table);
+        let now = Instant::now();
+        Matching {
+            by_rule: vec![0; set.roster.rules.len()],
+            programs: Programs::new(&set.table),
+            roster: set.roster,
+            engine: set.engine,
+            gate: set.gate,
+            hidden_before: 0,
+            alerts,
+            outputs,
+            matches: Vec::new(),
+            desk,
+            tails: Vec::new(),
+            orders: None,
+            baselines: Baselines::nowhere(),
+            pulse,
+            started: now,
+            told: (now, String::new()),
+        }
+    }
+
+    fn send(&mut self, found: alert::Group<Event>, status: &Status) {
+        let Some(rule) = rule(&self.roster, found.rule) else {
+            return;
+        };
+        let wall_ns = found.events.last().map_or(0, |last| last.wall_ns);
+        let hides = self.gate.hides(found.rule, &found.events, wall_ns);
+        if hides.is_some() {
+            return;
+        }
+        let begun = match found.tally {
+            Some(Tally::Count { since_ns, .. }) => u64::try_from(since_ns).ok(),
+            _ => found.events.first().map(|first| first.boot_ns),
+        };
+        let lost = begun.map_or(0, |begun| status.gaps.since(begun));
+        if let Some(count) = self.by_rule.get_mut(found.rule) {
+            *count += 1;
+        }
+        if let Some(last) = found.events.last() {
+            self.programs.alert(last);
+        }
+        let events = found
+            .events
+            .into_iter()
+            .map(|event| event as Arc<dyn Evidence>);
+        let tally = found.tally;
+        let alert = self
+            .alerts
+            .build(rule, &found.keys, events.collect(), tally, lost);
+        self.outputs.send(&Arc::new(alert));
+    }
+
+    /// One line for the service manager: every ten seconds, and when what it is about has changed.
+    fn tell(&mut self, status: &Status) {
+        let evident = format!(
+            "{}, generation {}",
+            self.roster.in_words(),
+            self.alerts.generation()
+        );
+        if self.told.0.elapsed() < STATUS_EVERY && self.told.1 == evident {
+            return;
+        }
+        let line = format!(
+            "{evident}; {} records/s, {} lost, {} alerts, {} hidden",
+            status.per_second,
+            status.gaps.total(),
+            self.alerts.count(),
+            self.hidden(),
+        );
+        self.told = (Instant::now(), evident);
+        let _ = sd_notify::notify(&[NotifyState::Status(&line)]);
+    }
+
+    /// Matches that overrides and exceptions kept from being alerts.
+    fn hidden(&self) -> u64 {
+        self.hidden_before + self.gate.hidden()
+    }
+
+    fn serve(&mut self, status: &Status) {
+        while let Some(ask) = self.desk.take() {
+            match ask {
+                Ask::State(to) => self.answer(&to, status),
+                Ask::Top(to) => {
+                    self.programs.watch();
+                    self.answer(&to, status);
+                }
+                // One too many sees its channel closed.
+                Ask::Tail(tail) if self.tails.len() < TAILS_MAX => self.tails.push(*tail),
+                Ask::Tail(_) => {}
+                Ask::Swap(set, to) => {
+                    let swapped = self.swap(*set);
+                    // Whoever gave up waiting reads of it in the log.
+                    let _ = to.try_send(swapped);
+                }
+            }
+        }
+    }
+
+    /// Who asked may have given up; then nobody needs the answer.
+    fn answer(&self, to: &SyncSender<State>, status: &Status) {
+        let outputs = self.outputs.counts();
+        let state = State {
+            uptime: self.started.elapsed(),
+            generation: self.alerts.generation(),
+            roster: Arc::clone(&self.roster),
+            counters: self.engine.counters().to_vec(),
+            costs: self.engine.costs().to_vec(),
+            alerts: self.by_rule.clone(),
+            alerts_total: self.alerts.count(),
+            hidden: self.hidden(),
+            outputs: outputs
+                .map(|(output, count)| (output.clone(), count))
+                .collect(),
+            received: status.received.total(),
+            per_second: status.per_second,
+            lost: status.gaps.total(),
+            kernel: status.kernel.clone(),
+            enrich: status.enrich,
+            hooks: Arc::clone(&status.hooks),
+            programs: self.programs.list(),
+        };
+        let _ = to.try_send(state);
+    }
+
+    /// New rules in place of the old. What they leave behind is freed on another thread.
+    fn swap(&mut self, mut set: Set) -> Swapped {
+        let environment = run::environment(&set);
+        let mut kept = set.config.processes.environment;
+        kept.extend(environment);
+        let rules: Vec<Arc<Rule>> = set.roster.iter().cloned().collect();
+        self.baselines.open(&rules);
+        self.orders = Some(Orders {
+            environment: kept,
+            contents: pipeline::reading_for(&rules),
+        });
+        let numbers: HashMap<&str, usize> = self
+            .roster
+            .iter()
+            .enumerate()
+            .map(|(number, rule)| (&*rule.id, number))
+            .collect();
+        let before: Vec<Option<usize>> = set
+            .roster
+            .iter()
+            .map(|rule| numbers.get(&*rule.id).copied())
+            .collect();
+        let same = |number: usize| before.get(number).copied().flatten();
+        let restored = set.engine.inherit(&mut self.engine, same);
+        let count = |was: &Option<usize>| was.and_then(|was| self.by_rule.get(was).copied());
+        self.by_rule = before.iter().map(|was| count(was).unwrap_or(0)).collect();
+        self.gate.tell();
+        self.hidden_before = self.hidden();
+        self.gate = set.gate;
+        self.alerts.next_generation(&mut set.table);
+        let old = (
+            std::mem::replace(&mut self.engine, set.engine),
+            std::mem::replace(&mut self.roster, set.roster),
+        );
+        let freed = std::thread::Builder::new()
+            .name("free".into())
+            .spawn(move || drop(old));
+        if let Err(error) = freed {
+            tracing::debug!("the old rules are freed here: {error}");
+        }
+        Swapped {
+            generation: self.alerts.generation(),
+            restored,
+        }
+    }
+
+    /// Lets the outputs write what is waiting, and says what became of it.
+    pub(super) fn finish(mut self, summary: &Summary) {
+        self.gate.tell();
+        let hidden = self.hidden();
+        let rules: Vec<Arc<Rule>> = self.roster.iter().cloned().collect();
+        self.baselines.finish(&self.engine, &rules);
+        let forgotten = forgotten(&self.engine);
+        let alerts = self.alerts.count();
+        for (output, count) in self.outputs.close(OUTPUTS_MAX) {
+            if count.dropped > 0 {
+                tracing::error!(
+                    target: lifecycle::DROPPED,
+                    written = count.written,
+                    dropped = count.dropped,
+                    "output `{output}` dropped alerts"
+                );
+            }
+        }
+        let evicted: u64 = self
+            .engine
+            .counters()
+            .iter()
+            .map(|rule| rule.evicted + rule.truncated_keys)
+            .sum();
+        tracing::info!(
+            target: lifecycle::ENDED,
+            events = summary.enrich.events,
+            lost = summary.kernel.lost(),
+            left_out = summary.kernel.unwanted(),
+            alerts,
+            hidden,
+            evicted,
+            forgotten,
+            "ended"
+        );
+    }
+}
+
+fn rule(roster: &Roster, number: usize) -> Option<&Arc<Rule>> {
+    roster.rules.get(number).map(|listed| &listed.rule)
+}
+
+/// Gives an event to somebody who tails; false when that one is gone.
+fn pass_on(tail: &mut Tail, event: &Arc<Event>, matches: &mut Vec<Match<Arc<Event>>>) -> bool {
+    let send = |event: Arc<Event>| match tail.to.try_send(event) {
+        Ok(()) => true,
+        Err(TrySendError::Full(_)) => {
+            tail.dropped.fetch_add(1, Ordering::Relaxed);
+            true
+        }
+        Err(TrySendError::Disconnected(_)) => false,
+    };
+    let Some(engine) = &mut tail.engine else {
+        return send(Arc::clone(event));
+    };
+    engine.process(event, matches);
+    let events: Vec<Arc<Event>> = matches.drain(..).flat_map(|found| found.events).collect();
+    events.into_iter().all(send)
+}
+
+impl Consumer for Matching {
+    fn event(&mut self, event: Event) {
+        let event = Arc::new(event);
+        if !self.tails.is_empty() {
+            let mut matches = Vec::new();
+            self.tails
+                .retain_mut(|tail| pass_on(tail, &event, &mut matches));
+        }
+        let begun = self.programs.begin();
+        self.pulse.enter(Stage::Engine);
+        self.engine.process(&event, &mut self.matches);
+        self.pulse.enter(Stage::Ring);
+        self.programs.end(&event, begun);
+    }
+
+    async fn settle(&mut self, status: &Status) -> ControlFlow<()> {
+        if status.idle {
+            let now = i64::try_from(status.now_ns.saturating_sub(LATE_MAX_NS)).unwrap_or(i64::MAX);
+            self.engine.advance(now, &mut self.matches);
+        }
+        for found in alert::merge(std::mem::take(&mut self.matches)) {
+            self.send(found, status);
+        }
+        self.serve(status);
+        self.tell(status);
+        if self.baselines.is_due() {
+            let rules: Vec<Arc<Rule>> = self.roster.iter().cloned().collect();
+            self.baselines.keep(&self.engine, &rules);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn bell(&self) -> Option<Arc<Notify>> {
+        Some(self.desk.bell())
+    }
+
+    fn orders(&mut self) -> Option<Orders> {
+        self.orders.take()
+    }
+
+    fn wants_losses(&self) -> bool {
+        !self.matches.is_empty()
+    }
+}
+
+#[cfg(test)]
+#[path = "matching_tests.rs"]
+mod tests;
