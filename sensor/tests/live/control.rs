@@ -219,7 +219,7 @@ const BREAKAGES: &[Breakage] = &[
     (
         "broken rule",
         |at| put(at, "sequence.toml", "[rule]\nquery = '''\n"),
-        "sequence.toml:2:",
+        "sequence.toml:3:1: error",
     ),
     (
         "wrong query",
