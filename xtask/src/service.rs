@@ -35,6 +35,14 @@ int main(void)
 }
 "#;
 
+/// A rule that an administrator adds.
+const OWN_RULE: &str = r#"[rule]
+rule_id = "own-1"
+name = "Taken Up"
+type = "eql"
+query = 'process where event.action == "exec" and process.name == "nobody"'
+"#;
+
 /// Places where an installed package may leave something.
 const FIND: &str = "find /etc /usr /var /run /opt -xdev -iname '*eql-sensor*' \
                     -not -path '/var/log/journal/*' -not -path '/var/cache/man/*' -not -path '/run/systemd/*' | sort";
@@ -59,6 +67,7 @@ const STEPS: &[Step] = &[
         tells_the_chain,
     ),
     ("the journal explains alerts and lifecycle", explains),
+    ("a reload takes up rules, or is refused aloud", reloads),
     ("manual pages and completions are there", manuals),
     (
         "60,000 alerts outlive restarts of the journal",
@@ -238,6 +247,36 @@ fn explains(container: &Container) -> Result<()> {
     let ready = container.run("journalctl --no-pager -x -u eql-sensor")?;
     let subject = "Subject: The endpoint sensor is ready";
     ensure!(ready.contains(subject), "no `{subject}` in:\n{ready}");
+    Ok(())
+}
+
+fn reloads(container: &Container) -> Result<()> {
+    fs::write(container.exchange().join("own.toml"), OWN_RULE)?;
+    container.run(
+        "mkdir -p /etc/eql-sensor/rules.d\n\
+         cp /exchange/own.toml /etc/eql-sensor/rules.d/\n\
+         before=$(systemctl show --value -p MainPID eql-sensor)\n\
+         systemctl reload eql-sensor\n\
+         test \"$before\" = \"$(systemctl show --value -p MainPID eql-sensor)\"",
+    )?;
+    let listed = container.run("eql-sensor rules list")?;
+    ensure!(listed.contains("Taken Up"), "rules are:\n{listed}");
+    let refused = container.run(
+        "printf 'query = 1\\n' >> /etc/eql-sensor/eql-sensor.toml\n\
+         if systemctl reload eql-sensor; then echo taken; fi\n\
+         sed -i '$d' /etc/eql-sensor/eql-sensor.toml\n\
+         journalctl --no-pager -n 20 -u eql-sensor",
+    )?;
+    ensure!(
+        refused.contains("/etc/eql-sensor/eql-sensor.toml:4:1"),
+        "the place is not told:\n{refused}"
+    );
+    ensure!(!refused.contains("taken\n"), "broken settings were taken");
+    container.run(
+        "rm /etc/eql-sensor/rules.d/own.toml\n\
+         systemctl reload eql-sensor\n\
+         eql-sensor status",
+    )?;
     Ok(())
 }
 
