@@ -25,10 +25,10 @@ query = 'process where event.action == "exec" and process.args == "journal-test"
 "#;
 
 /// `$0` is the folder for journal files, `$1` journald, the rest the daemon and its arguments. Journald says that it is ready,
-/// too; only the daemon may.
+/// too; only the daemon may. The runtime directory is the daemon's: journald would put its sockets there.
 const PRIVATE_JOURNAL: &str = r#"
 mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal /run/log/journal && mount --bind "$0" /run/log/journal || exit 99
-env -u NOTIFY_SOCKET "$1" >/dev/null 2>&1 &
+env -u NOTIFY_SOCKET -u RUNTIME_DIRECTORY "$1" >/dev/null 2>&1 &
 echo $! >"$0/pid"
 shift
 until [ -S /run/systemd/journal/socket ]; do sleep 0.05; done
