@@ -26,8 +26,12 @@ use crate::{
     },
 };
 
-/// `FMODE_BACKING` of `file.f_mode`: a layer's file; the path the process used lies beside it.
-const FMODE_BACKING: u32 = 0x200_0000;
+/// `FMODE_BACKING` of `file.f_mode`: a layer's file; the path the process used lies beside it. From 6.5 on it is bit 25; 6.14 moved
+/// it to bit 24 and gave 25 another meaning, and so did later 6.12s.
+const FMODE_BACKING: u32 = 1 << 24 | 1 << 25;
+/// `FMODE_NOACCOUNT`, which every layer's file has, and besides them only few that the kernel opens for itself: it tells them
+/// from files of which one of the two bits means something else.
+const FMODE_NOACCOUNT: u32 = 1 << 29;
 
 const PATH_MAX: u64 = PATH_LEN_MAX as u64;
 /// Where the parts begin: every body here has 32 bytes, every record two parts.
@@ -176,7 +180,8 @@ pub(crate) fn tell_throttle(task: u64, on: u32, dropped: u64) {
 /// The place of an open file as the process that opened it named it: a file system in layers opens another file behind it.
 #[inline(always)]
 pub(crate) fn file_place(faults: &mut Faults, file: u64, mode: u32) -> Place {
-    if offset!(backing_file_user_path) != u64::from(ABSENT) && mode & FMODE_BACKING != 0 {
+    let is_layer = mode & FMODE_BACKING != 0 && mode & FMODE_NOACCOUNT != 0;
+    if offset!(backing_file_user_path) != u64::from(ABSENT) && is_layer {
         return Place::read(faults, file, offset!(backing_file_user_path));
     }
     Place::read(faults, file, offset!(file_path))
