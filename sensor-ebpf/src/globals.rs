@@ -158,7 +158,8 @@ pub(crate) static WATCHED_OPEN_SCRATCH: Array<PathScratch> = Array::with_max_ent
 #[map]
 pub(crate) static OPEN_SYSCALL_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
 
-/// Open files whose change was reported, by the address of their `struct file`; by thread, one that is just making a file.
+/// Open files whose change was reported, by the address of their `struct file`; of a layer's file, the file above it; by thread, the
+/// file above that it is just opening.
 #[map]
 pub(crate) static REPORTED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16_384, 0);
 

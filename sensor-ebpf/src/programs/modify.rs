@@ -47,6 +47,10 @@ const AT_FDCWD: i32 = -100;
 
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 
+/// What is remembered of an open file that was reported. Of a layer's file it is the address of the file that the process
+/// opened, of a thread the one it is just opening.
+const TOLD: u64 = 1;
+
 /// An open file is about to be written: first choice.
 ///
 /// # Kernel
@@ -70,7 +74,8 @@ fn file_write(ctx: FExitContext) -> i32 {
 /// # Kernel
 ///
 /// As [`file_write`]; `int security_file_open(struct file *)`. A file system in layers opens the layer's file in the same call,
-/// and that one does not know that it was just made: the thread is remembered in between.
+/// and writes go there, while cuts are of the file that the process opened: what of it was reported is remembered by the latter,
+/// and the thread in between.
 #[fexit(function = "security_file_open")]
 fn file_write_open(ctx: FExitContext) -> i32 {
     let mut faults = Faults::NONE;
@@ -80,18 +85,33 @@ fn file_write_open(ctx: FExitContext) -> i32 {
         return 0;
     }
     let thread = thread();
-    if mode & FMODE_NOACCOUNT != 0 && REPORTED.remove(thread).is_ok() {
-        let _ = REPORTED.insert(file, 1, 0);
-        return 0;
-    }
-    let _ = REPORTED.remove(file);
-    if mode & FMODE_CREATED != 0 {
-        let inode = faults.pointer(file, offset!(file_inode));
-        if magic(&mut faults, inode) == OVERLAYFS_MAGIC {
-            let _ = REPORTED.insert(thread, 1, 0);
+    if mode & FMODE_NOACCOUNT != 0 {
+        // The first one can be the copy that goes into the upper layer: the thread stays remembered.
+        let above = remembered(thread);
+        if above != 0 {
+            let _ = REPORTED.insert(file, above, 0);
+            return 0;
         }
     }
+    let _ = REPORTED.remove(file);
+    let inode = faults.pointer(file, offset!(file_inode));
+    if magic(&mut faults, inode) == OVERLAYFS_MAGIC {
+        if mode & FMODE_CREATED != 0 {
+            let _ = REPORTED.insert(file, TOLD, 0);
+        }
+        let _ = REPORTED.insert(thread, file, 0);
+    }
     0
+}
+
+/// What [`REPORTED`] holds of an open file or a thread; 0 for nothing.
+#[inline(always)]
+fn remembered(key: u64) -> u64 {
+    match REPORTED.get_ptr(key) {
+        // SAFETY: the map's values stay mapped while a program runs, and are plain numbers.
+        Some(value) => unsafe { *value },
+        None => 0,
+    }
 }
 
 /// An open file was cut, by ftruncate or by being opened with O_TRUNC: first choice.
@@ -301,7 +321,7 @@ fn by_call(faults: &mut Faults, task: u64, call: u8, ret: i64, arguments: &Argum
         return;
     }
     if subject.once_for != 0 {
-        let _ = REPORTED.insert(subject.once_for, 1, 0);
+        let _ = REPORTED.insert(subject.once_for, TOLD, 0);
     }
     if !admit(Kind::Modify, task) {
         return;
@@ -449,11 +469,23 @@ fn contents(faults: &mut Faults, file: u64, what: u32, map: &Array<PathScratch>)
         return;
     }
     let mode = faults.read::<u32>(file, offset!(file_mode));
-    if mode & FMODE_CREATED != 0 || REPORTED.get_ptr(file).is_some() {
+    let before = remembered(file);
+    if mode & FMODE_CREATED != 0 || before == TOLD {
         return;
     }
     let place = file_place(faults, file, mode);
-    once_at(faults, task::current(), file, what, place, map);
+    let mut opened = file;
+    if before != 0 {
+        // Gone, or another's, unless both are by the same name.
+        let above = Place::read(&mut Faults::NONE, before, offset!(file_path));
+        if above.dentry == place.dentry {
+            if remembered(before) != 0 {
+                return;
+            }
+            opened = before;
+        }
+    }
+    once_at(faults, task::current(), opened, what, place, map);
 }
 
 /// Reports a change of contents and remembers the open file.
@@ -467,7 +499,7 @@ fn once_at(
     map: &Array<PathScratch>,
 ) {
     if at(faults, task, what, place, map) {
-        let _ = REPORTED.insert(file, 1, 0);
+        let _ = REPORTED.insert(file, TOLD, 0);
     }
 }
 

@@ -19,6 +19,17 @@ use crate::tiers;
 const MODIFY: &str = include_str!("actors/modify.c");
 const OPEN: &str = include_str!("actors/open.c");
 
+const LAYERS: &str = include_str!("actors/layers.c");
+
+/// The modifications in layers.
+const LAYERED: &[&str] = &[
+    "truncate @/t/merged/cut",
+    "write @/t/merged/grown",
+    "truncate @/t/merged/cut",
+    "truncate @/t/merged/short",
+    "chmod @/t/merged/mode",
+];
+
 /// The modifications in order. `@` stands for the folder. Behind the bar is what only the kernel or a look-up can tell: mode,
 /// owner and group.
 const MODIFICATIONS: &[&str] = &[
@@ -188,6 +199,33 @@ fn a_modification_is_told_once_and_nothing_else_is() {
         }
         assert_balanced(&ended);
         println!("{tier}: {} modifications and no other", expected.len());
+    }
+}
+
+#[test]
+fn a_file_in_layers_is_told_as_one() {
+    for tier in tiers() {
+        let scope = Scope::new("layers");
+        let folder = scope.folder();
+        fs::create_dir(folder.join("t")).unwrap();
+        let layers = build(&scope, "layers", LAYERS);
+        let only = ["--only", "process,creation,modification"];
+        let daemon = record(&scope, &tier, "", &only);
+        scope.run(&[&layers]);
+        let ended = daemon.stop();
+        let place = folder.to_str().unwrap();
+        let told: Vec<String> = of_kind(&ended, "file", "modification")
+            .into_iter()
+            .map(|event| {
+                let change = text(event, "file.Ext.modification");
+                format!("{change} {}", text(event, "file.path")).replace(place, "@")
+            })
+            .collect();
+        assert_eq!(told, LAYERED, "{tier}");
+        let made: Vec<_> = of_kind(&ended, "file", "creation");
+        let made: Vec<_> = made.iter().map(|event| text(event, "file.name")).collect();
+        assert_eq!(made, ["cut", "grown", "short", "mode", "new"], "{tier}");
+        assert_balanced(&ended);
     }
 }
 
