@@ -31,7 +31,9 @@ use crate::{
 const FMODE_BACKING: u32 = 1 << 24 | 1 << 25;
 /// `FMODE_NOACCOUNT`, which every layer's file has, and besides them only few that the kernel opens for itself: it tells them
 /// from files of which one of the two bits means something else.
-const FMODE_NOACCOUNT: u32 = 1 << 29;
+pub(crate) const FMODE_NOACCOUNT: u32 = 1 << 29;
+/// `FMODE_PATH` of `file.f_mode`: a handle that can be neither read nor written.
+pub(crate) const FMODE_PATH: u32 = 1 << 14;
 
 const PATH_MAX: u64 = PATH_LEN_MAX as u64;
 /// Where the parts begin: every body here has 32 bytes, every record two parts.

@@ -21,7 +21,7 @@ use sensor_ebpf::{
 };
 
 use super::{
-    bulk::{PathScratch, admit, file_place, send_path},
+    bulk::{FMODE_NOACCOUNT, FMODE_PATH, PathScratch, admit, file_place, send_path},
     file::{FMODE_CREATED, descriptor_file, is_compat},
 };
 use crate::{
@@ -32,11 +32,8 @@ use crate::{
     read::{Faults, distinct, helper, path::Place, task},
 };
 
-/// `FMODE_WRITE`, `FMODE_PATH` and `FMODE_NOACCOUNT` of `file.f_mode`; the last marks a file that a file system in layers
-/// opened behind another.
+/// `FMODE_WRITE` of `file.f_mode`.
 const FMODE_WRITE: u32 = 2;
-const FMODE_PATH: u32 = 0x4000;
-const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFREG: u16 = 0o100_000;

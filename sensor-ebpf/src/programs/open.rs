@@ -15,7 +15,7 @@ use sensor_ebpf::{
 };
 
 use super::{
-    bulk::{PathScratch, admit, file_place, send_path},
+    bulk::{FMODE_NOACCOUNT, FMODE_PATH, PathScratch, admit, file_place, send_path},
     file::{FMODE_CREATED, descriptor_file, is_open, is_open_compat, matches_mode},
     modify::is_stored,
 };
@@ -24,9 +24,6 @@ use crate::{
     read::{Faults, clamp, helper, opaque, task},
 };
 
-/// `FMODE_PATH` and `FMODE_NOACCOUNT` of `file.f_mode`: a handle that can not be read, a layer's file behind another.
-const FMODE_PATH: u32 = 0x4000;
-const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 /// `__FMODE_EXEC` of `file.f_flags`.
 const FMODE_EXEC: u32 = 0x20;
 
