@@ -12,14 +12,16 @@
     reason = "a bench states what it relies on"
 )]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+#[path = "../tests/counting/mod.rs"]
+mod counting;
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use counting::held;
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -77,40 +79,6 @@ impl Measurement for ProcessorTime {
         WallTime.formatter()
     }
 }
-
-/// Counts the bytes this thread holds.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-}
-
-fn hold(bytes: isize) {
-    // A thread that is ending no longer counts.
-    _ = HELD.try_with(|held| held.set(held.get() + bytes));
-}
-
-fn held() -> isize {
-    HELD.with(Cell::get)
-}
-
-// SAFETY: every call is passed to the system allocator unchanged; counting touches no memory it hands out.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        hold(layout.size().cast_signed());
-        // SAFETY: the caller's promises about `layout` are those `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        hold(-layout.size().cast_signed());
-        // SAFETY: `ptr` came from `System` with this layout, because `alloc` passes everything on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 type Events = Vec<Arc<FlatEvent>>;
 

@@ -10,60 +10,20 @@
     reason = "tests state what they rely on"
 )]
 
+mod counting;
 mod stream;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use counting::{asked, held};
 use sensor::engine::{Builder, Engine, Limits, Match};
 use sensor::eql::{self, Mode, OpenSchema};
 use sensor::event::FieldTable;
 use serde_json::{Value as Json, json};
 use stream::{Numbered, Source};
-
-/// Counts the bytes the current thread holds, and how often it asked for some.
-struct Counting;
-
-thread_local! {
-    static HELD: Cell<isize> = const { Cell::new(0) };
-    static ASKED: Cell<u64> = const { Cell::new(0) };
-}
-
-fn hold(bytes: isize) {
-    // A thread that is ending no longer counts.
-    _ = HELD.try_with(|held| held.set(held.get() + bytes));
-}
-
-// SAFETY: every call is passed to the system allocator unchanged; counting touches no memory it hands out.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        hold(layout.size().cast_signed());
-        _ = ASKED.try_with(|asked| asked.set(asked.get() + 1));
-        // SAFETY: the caller's promises about `layout` are those `System` asks for.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        hold(-layout.size().cast_signed());
-        // SAFETY: `ptr` came from `System` with this layout, because `alloc` passes everything on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn held() -> isize {
-    HELD.with(Cell::get)
-}
-
-fn asked() -> u64 {
-    ASKED.with(Cell::get)
-}
 
 type Event = Arc<Numbered>;
 
