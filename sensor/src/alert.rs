@@ -31,7 +31,8 @@ pub struct Repeats {
 /// A rule's query was satisfied, and by what.
 #[derive(Clone)]
 pub struct Alert {
-    /// Position among the alerts of this run, from 1, without gaps.
+    /// Position among the alerts of this run, from 1, without gaps. A daemon goes on from what it was stopped at, until the next
+    /// boot.
     pub sequence: u64,
     /// Which of the daemon's rule sets made it, from 1; 0 outside of a daemon.
     pub generation: u64,
@@ -220,6 +221,11 @@ impl Builder {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Goes on with numbers behind this one.
+    pub fn go_on_from(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
     }
 
     /// Fields an event should carry for its alert to be complete: what a reader of recorded events has to keep.

@@ -82,10 +82,7 @@ pub struct GapReport {
 impl GapReport {
     /// Appends the gap as one JSON document without a line end. It has no category: no rule takes it for an event.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let wall = |boot_ns: u64| {
-            let boot_ns = i128::from(boot_ns) + i128::from(self.wall_offset_ns);
-            jiff::Timestamp::from_nanosecond(boot_ns).unwrap_or_default()
-        };
+        let wall = |boot_ns: u64| moment(boot_ns, self.wall_offset_ns);
         let (start, end) = (wall(self.gap.from_ns), wall(self.gap.to_ns));
         let mut causes = String::new();
         for ((what, cause), count) in &self.losses.0 {
@@ -102,6 +99,13 @@ impl GapReport {
         );
         out.extend_from_slice(text.as_bytes());
     }
+}
+
+/// A moment of the boot clock on the wall clock, by what the one lacks to be the other.
+#[must_use]
+pub fn moment(boot_ns: u64, wall_offset_ns: i64) -> jiff::Timestamp {
+    let wall_ns = i128::from(boot_ns) + i128::from(wall_offset_ns);
+    jiff::Timestamp::from_nanosecond(wall_ns).unwrap_or_default()
 }
 
 /// The gap a line of a recording tells of, on the wall clock; `None` for every other line.

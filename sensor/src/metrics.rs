@@ -89,6 +89,16 @@ impl Gaps {
         self.looked_ns = now_ns;
     }
 
+    /// Takes note of a time in which nobody recorded anything. Nobody knows what was lost in it: for what it touches it counts as
+    /// one, for the total as none.
+    pub fn away(&mut self, from_ns: u64, to_ns: u64) {
+        self.gaps.push_back(Gap {
+            from_ns,
+            to_ns,
+            lost: 1,
+        });
+    }
+
     /// Takes note of a gap somebody else observed.
     pub fn add(&mut self, gap: Gap) {
         self.total = self.total.saturating_add(gap.lost);
@@ -168,6 +178,14 @@ mod tests {
         );
         assert_eq!(gaps.unreported(), None);
         assert_eq!(gaps.total(), 7);
+    }
+
+    #[test]
+    fn an_absence_touches_and_hides_no_loss() {
+        let mut gaps = Gaps::since_start(500);
+        gaps.away(100, 500);
+        gaps.observe(600, 1);
+        assert_eq!((gaps.since(50), gaps.since(501), gaps.total()), (2, 1, 1));
     }
 
     #[test]

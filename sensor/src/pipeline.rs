@@ -23,13 +23,13 @@ use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
 use crate::enrich::users::Users;
-use crate::enrich::{self, Enricher, Watched, host, records};
-use crate::event::{Event, Kinds};
+use crate::enrich::{self, Enricher, Memory, Watched, host, records};
+use crate::event::{Event, Gauge, Kinds};
 use crate::kernel::{
     self, Bulk, Counters, HookReport, HookState, Kernel, KindSet, LoadError, NamedKinds, Options,
     RingError, Widener,
 };
-use crate::loss::{GapReport, Losses, Stall};
+use crate::loss::{self, GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
 use crate::output::lifecycle;
 use crate::rule::{self, Actors, Rule};
@@ -79,6 +79,15 @@ pub trait Consumer {
     fn wants_losses(&self) -> bool {
         false
     }
+
+    /// Whether it is time for [`Consumer::keep`]; asked after each `settle`.
+    fn is_keeping_due(&self, _: &Status) -> bool {
+        false
+    }
+
+    /// Takes what the stages before remember, to be kept with what the consumer remembers: together they say where a later run
+    /// goes on.
+    fn keep(&mut self, _: Remembered, _: &Status) {}
 }
 
 /// A word back to the stages before the consumer.
@@ -88,6 +97,26 @@ pub struct Orders {
     pub environment: Vec<String>,
     /// What to read of files, if anything was read from the start on.
     pub contents: contents::Wanted,
+}
+
+/// What the stages before the consumer know at one moment between two records.
+#[derive(Debug)]
+pub struct Remembered {
+    pub memory: Memory,
+    /// Boot clock, nanoseconds.
+    pub at_ns: u64,
+    /// Nothing comes after it.
+    pub last: bool,
+}
+
+/// What an earlier run remembered.
+#[derive(Debug)]
+pub struct Recalled {
+    pub memory: Memory,
+    /// Counts the images in it.
+    pub images: Gauge,
+    /// Boot clock, nanoseconds.
+    pub at_ns: u64,
 }
 
 /// How things stand.
@@ -205,7 +234,8 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Loads and attaches the programs, has known acts reported and compared if `check` says so, then reads `/proc`, so that no
-    /// process falls between. `announce_scan` hands an event for each process found to the consumer. Needs a tokio runtime.
+    /// process falls between. `announce_scan` hands an event for each process found to the consumer. What an earlier run recalls
+    /// is taken up; that nothing was recorded since is told as a gap. Needs a tokio runtime.
     ///
     /// # Errors
     /// The kernel refuses what is required, a record is not as the act was, or signals can't be listened for.
@@ -216,6 +246,7 @@ impl Pipeline {
         fault: Option<Fault>,
         announce_scan: bool,
         check: bool,
+        recalled: Option<Recalled>,
     ) -> Result<Pipeline, PipelineError> {
         let stop = Stop::listen().map_err(PipelineError::Signals)?;
         let read = Arc::new(Notify::new());
@@ -246,11 +277,20 @@ impl Pipeline {
         enricher.set_wall_offset(wall_offset_ns());
         enricher.set_environment(Wanted::new(&processes.environment));
         enricher.set_watched(Watched::new(options.bulk.watched.clone()));
+        let mut gaps = Gaps::since_start(attached_ns);
+        let mut scanned = Vec::new();
+        if let Some(mut recalled) = recalled {
+            gaps.away(recalled.at_ns, attached_ns);
+            log_absence(recalled.at_ns, attached_ns);
+            scanned.append(&mut recalled.memory.waiting);
+            enricher.recall(recalled.memory, recalled.images);
+            enricher.forget_begun();
+        }
         // Stamped as of the attaching: what the scan found was there before the first record.
-        let scanned = enricher.seed(attached_ns, announce_scan);
+        scanned.append(&mut enricher.seed(attached_ns, announce_scan));
         let status = Status {
             now_ns: attached_ns,
-            gaps: Gaps::since_start(attached_ns),
+            gaps,
             hooks: kernel.hooks().into(),
             checked: Checked {
                 key: checked.key,
@@ -469,6 +509,9 @@ impl Pipeline {
                 self.enricher.set_environment(wanted);
                 self.reading.want(orders.contents);
             }
+            if consumer.is_keeping_due(&self.status) {
+                consumer.keep(self.remember(false), &self.status);
+            }
             if !is_tick {
                 tokio::select! {
                     biased;
@@ -476,6 +519,17 @@ impl Pipeline {
                     () = sleep(PAUSE) => {}
                 }
             }
+        }
+    }
+
+    /// What a later run needs of the stages here.
+    fn remember(&self, last: bool) -> Remembered {
+        let mut memory = self.enricher.remember();
+        memory.waiting = self.reading.held();
+        Remembered {
+            memory,
+            at_ns: boot_ns(),
+            last,
         }
     }
 
@@ -598,6 +652,7 @@ impl Pipeline {
         self.status.idle = drained;
         // An output that does not take the rest in time says so itself.
         let _ = timeout(SETTLE_MAX, consumer.settle(&self.status)).await;
+        consumer.keep(self.remember(true), &self.status);
         drained
     }
 }
@@ -661,6 +716,19 @@ fn log_check(checked: &self_check::Outcome) {
     for (kind, why) in &checked.untried {
         tracing::info!("self-check: {} not tried: {why}", kind.name());
     }
+}
+
+/// Says that nobody watched for a time.
+fn log_absence(from_ns: u64, to_ns: u64) {
+    tracing::warn!(
+        target: lifecycle::GAP,
+        from_ns,
+        to_ns,
+        start = %loss::moment(from_ns, wall_offset_ns()),
+        end = %loss::moment(to_ns, wall_offset_ns()),
+        "sensor.gap: nothing was recorded for {} ms, since the sensor did not run",
+        to_ns.saturating_sub(from_ns) / 1_000_000
+    );
 }
 
 fn table_limits(processes: &config::Processes) -> TableLimits {

@@ -48,6 +48,8 @@ mod loss;
 mod network;
 #[path = "live/processes.rs"]
 mod processes;
+#[path = "live/restart.rs"]
+mod restart;
 #[path = "live/runs.rs"]
 mod runs;
 #[path = "live/scope.rs"]

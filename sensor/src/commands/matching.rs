@@ -16,16 +16,18 @@ use tokio::sync::Notify;
 use crate::alert;
 use crate::control::state::State;
 use crate::control::{Ask, Desk, Tail};
-use crate::engine::{Engine, Match, Tally};
-use crate::event::{Event, Evidence};
+use crate::engine::{self, Engine, Match, Snapshot, Tally};
+use crate::event::{Event, Evidence, Gauge};
 use crate::output::{Outputs, lifecycle};
-use crate::pipeline::{self, Consumer, Orders, Status, Summary};
+use crate::pipeline::{self, Consumer, Orders, Remembered, Status, Summary};
 use crate::reload::{Roster, Set, Swapped};
 use crate::rule::Rule;
+use crate::state::{self, Saved, Store, Taken};
 use crate::tuning::Gate;
 use crate::watchdog::{Pulse, Stage};
 
 use super::baselines::{Baselines, forgotten};
+use super::keeping::Keeping;
 use super::programs::Programs;
 use super::run;
 
@@ -37,6 +39,14 @@ const STATUS_EVERY: Duration = Duration::from_secs(10);
 const LATE_MAX_NS: u64 = 100_000_000;
 /// Clients who tail at once.
 const TAILS_MAX: usize = 8;
+
+/// What an earlier run left for this stage.
+pub(super) struct Kept {
+    pub(super) engine: Snapshot<Arc<Event>>,
+    pub(super) alerts: u64,
+    pub(super) by_rule: Vec<(String, u64)>,
+    pub(super) baselines: Vec<state::Baseline>,
+}
 
 /// Matches events against the rules and sends alerts.
 pub(super) struct Matching {
@@ -55,6 +65,8 @@ pub(super) struct Matching {
     programs: Programs,
     orders: Option<Orders>,
     pub(super) baselines: Baselines,
+    keeping: Keeping,
+    boot_id: Arc<str>,
     /// Told which stage is at work.
     pulse: Arc<Pulse>,
     started: Instant,
@@ -81,9 +93,83 @@ impl Matching {
             tails: Vec::new(),
             orders: None,
             baselines: Baselines::nowhere(),
+            keeping: Keeping::nowhere(),
+            boot_id: Arc::default(),
             pulse,
             started: now,
             told: (now, String::new()),
+        }
+    }
+
+    /// Keeps the state in a file, for this boot, and goes on from what it held at the start.
+    pub(super) fn keep_in(&mut self, store: Store, boot_id: Arc<str>, kept: Option<Kept>) {
+        self.keeping = Keeping::start(store);
+        self.boot_id = boot_id;
+        if let Some(kept) = kept {
+            self.recall(kept);
+        }
+    }
+
+    /// Goes on where an earlier run stopped, whose boot this is, as far as rules are the same.
+    fn recall(&mut self, kept: Kept) {
+        let restored = self
+            .engine
+            .restore(kept.engine, |event| Some(event.clone()));
+        self.alerts.go_on_from(kept.alerts);
+        let by_rule: HashMap<String, u64> = kept.by_rule.into_iter().collect();
+        let mut baselines = kept.baselines;
+        for (number, rule) in self.roster.iter().enumerate() {
+            if let (Some(count), Some(before)) =
+                (self.by_rule.get_mut(number), by_rule.get(&rule.id))
+            {
+                *count = *before;
+            }
+            let same = |kept: &state::Baseline| kept.rule == rule.id && kept.digest == rule.digest;
+            if let Some(found) = baselines.iter().position(same) {
+                let kept = baselines.swap_remove(found);
+                self.engine.restore_baseline(engine::Baseline {
+                    rule: number,
+                    since_ns: kept.since_ns,
+                    terms: kept.terms,
+                });
+            }
+        }
+        tracing::info!(
+            kept = restored.kept,
+            left = restored.left,
+            "goes on where the last run stopped: {} partial matches, {} left behind since their rules changed",
+            restored.kept,
+            restored.left
+        );
+    }
+
+    /// Everything a later run needs, with what the stages before remember.
+    fn saved(&self, remembered: Remembered) -> Saved {
+        let rules = self.roster.iter();
+        let by_rule = rules.zip(&self.by_rule);
+        let baselines = self.engine.baselines().into_iter().filter_map(|baseline| {
+            let rule = rule(&self.roster, baseline.rule)?;
+            Some(state::Baseline {
+                rule: rule.id.clone(),
+                digest: rule.digest,
+                since_ns: baseline.since_ns,
+                terms: baseline.terms,
+            })
+        });
+        Saved {
+            taken: Taken {
+                boot_id: Arc::clone(&self.boot_id),
+                at_ns: remembered.at_ns,
+                last: remembered.last,
+            },
+            memory: remembered.memory,
+            engine: self.engine.save(Arc::clone),
+            alerts: self.alerts.count(),
+            by_rule: by_rule
+                .map(|(rule, count)| (rule.id.clone(), *count))
+                .collect(),
+            baselines: baselines.collect(),
+            images: Gauge::default(),
         }
     }
 
@@ -242,6 +328,7 @@ impl Matching {
         let hidden = self.hidden();
         let rules: Vec<Arc<Rule>> = self.roster.iter().cloned().collect();
         self.baselines.finish(&self.engine, &rules);
+        self.keeping.finish();
         let forgotten = forgotten(&self.engine);
         let alerts = self.alerts.count();
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
@@ -338,6 +425,17 @@ impl Consumer for Matching {
 
     fn wants_losses(&self) -> bool {
         !self.matches.is_empty()
+    }
+
+    fn is_keeping_due(&self, status: &Status) -> bool {
+        self.keeping.is_due(status.received.total())
+    }
+
+    fn keep(&mut self, remembered: Remembered, status: &Status) {
+        if self.keeping.is_somewhere() {
+            let saved = self.saved(remembered);
+            self.keeping.keep(saved, status.received.total());
+        }
     }
 }
 

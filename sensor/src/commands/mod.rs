@@ -13,6 +13,7 @@ pub mod explain;
 mod explain_form;
 mod explained;
 pub mod fields;
+mod keeping;
 mod live;
 pub mod manual;
 mod matching;

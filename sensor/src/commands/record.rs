@@ -58,6 +58,7 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
             args.kernel.fault,
             announce_scan,
             config.kernel.self_check,
+            None,
         );
         let pipeline = pipeline.map_err(live::failure)?;
         live::ready(&pipeline, "recording");

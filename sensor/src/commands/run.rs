@@ -9,19 +9,21 @@ use anyhow::{Context as _, anyhow};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::baselines::Baselines;
-use super::matching::Matching;
+use super::matching::{self, Matching};
 use super::{Exit, Failure, OrExit as _, live, log, output_options};
 use crate::cli::RunArgs;
 use crate::config::{self, Config};
 use crate::control::front::{self, Front};
 use crate::control::server::{BindError, Server};
 use crate::control::{Bell, Desk, Socket};
+use crate::enrich::host;
 use crate::event::{Kind, Kinds};
 use crate::kernel::Options;
 use crate::output::Outputs;
-use crate::pipeline::{self, Pipeline, Sight};
+use crate::pipeline::{self, Pipeline, Recalled, Sight};
 use crate::reload::{self, Kept, Refused, Reloader, Roster, Set};
 use crate::rule::{self, Verdict};
+use crate::state::{Saved, Store};
 use crate::watchdog;
 
 /// Runs until SIGTERM or SIGINT.
@@ -63,6 +65,11 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
             room_for_bulk: true,
             ..pipeline::options(&config.kernel)
         };
+        let directory = pipeline::state_directory();
+        let store = directory.as_deref().map(Store::below);
+        let host = Arc::new(host::this_host(directory.as_deref()));
+        let saved = store.as_ref().and_then(|store| store.load(&host));
+        let (recalled, remembered) = saved.map(parts).unzip();
         let announce_scan = options.scope.is_empty() && interest.contains(Kind::AlreadyRunning);
         let pipeline = Pipeline::start(
             &options,
@@ -71,6 +78,7 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
             args.kernel.fault,
             announce_scan,
             config.kernel.self_check,
+            recalled,
         );
         let pipeline = pipeline.map_err(live::failure)?;
         let reloader = Arc::new(Reloader::new(
@@ -84,6 +92,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         let (pulse, progress) = (pipeline.pulse(), outputs.progress());
         let mut matching = Matching::new(set, outputs, desk, Arc::clone(&pulse));
         matching.baselines = baselines;
+        if let Some(store) = store {
+            matching.keep_in(store, Arc::clone(&host.boot_id), remembered);
+        }
         serve(server.as_ref(), &config.control, bell, &reloader)?;
         log_verdicts(&roster, &pipeline.sight());
         tokio::spawn(reload_on(hangup, reloader));
@@ -93,6 +104,22 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         matching.finish(&summary);
         Ok(Exit::Ok)
     })
+}
+
+/// What an earlier run left: for the stages before the engine, and for it.
+fn parts(saved: Saved) -> (Recalled, matching::Kept) {
+    let recalled = Recalled {
+        memory: saved.memory,
+        images: saved.images,
+        at_ns: saved.taken.at_ns,
+    };
+    let kept = matching::Kept {
+        engine: saved.engine,
+        alerts: saved.alerts,
+        by_rule: saved.by_rule,
+        baselines: saved.baselines,
+    };
+    (recalled, kept)
 }
 
 /// Environment variables that some rule tests.

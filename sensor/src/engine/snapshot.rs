@@ -4,6 +4,7 @@
 //! so what belongs to a rule that has changed or gone is left behind and counted. Bounds of the receiving engine apply.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,6 +26,85 @@ pub struct Snapshot<T> {
     arrivals: u64,
     rules: Vec<SavedRule<T>>,
     processes: Vec<SavedProcess>,
+}
+
+impl<T> Snapshot<T> {
+    /// The same with another form of each event.
+    pub fn map<U>(&self, mut form: impl FnMut(&T) -> U) -> Snapshot<U> {
+        let Ok(mapped) = self.try_map(|event| Ok::<U, Infallible>(form(event)));
+        mapped
+    }
+
+    /// The same with another form of each event.
+    ///
+    /// # Errors
+    /// The first event's that has no such form.
+    pub fn try_map<U, X>(
+        &self,
+        mut form: impl FnMut(&T) -> Result<U, X>,
+    ) -> Result<Snapshot<U>, X> {
+        let rule = |rule: &SavedRule<T>| {
+            let sequence = rule.sequence.as_ref();
+            let sample = rule.sample.iter();
+            Ok(SavedRule {
+                fingerprint: rule.fingerprint,
+                copy: rule.copy,
+                sequence: sequence.map(|s| s.try_map(&mut form)).transpose()?,
+                sample: sample
+                    .map(|group| group.try_map(&mut form))
+                    .collect::<Result<_, X>>()?,
+                pipes: rule.pipes.clone(),
+            })
+        };
+        Ok(Snapshot {
+            now_ns: self.now_ns,
+            arrivals: self.arrivals,
+            rules: self.rules.iter().map(rule).collect::<Result<_, X>>()?,
+            processes: self.processes.clone(),
+        })
+    }
+
+    /// Partial matches in it, and events of samples.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.rules.iter().map(SavedRule::held).sum()
+    }
+}
+
+impl<T> SavedSequence<T> {
+    fn try_map<U, X>(
+        &self,
+        form: &mut impl FnMut(&T) -> Result<U, X>,
+    ) -> Result<SavedSequence<U>, X> {
+        let node = |node: &SavedNode<T>| {
+            Ok(SavedNode {
+                event: form(&node.event)?,
+                step: node.step,
+                previous: node.previous,
+            })
+        };
+        Ok(SavedSequence {
+            nodes: self.nodes.iter().map(node).collect::<Result<_, X>>()?,
+            partials: self.partials.clone(),
+            places: self.places.clone(),
+            leads: self.leads.clone(),
+            timer_serial: self.timer_serial,
+        })
+    }
+}
+
+impl<T> SavedGroup<T> {
+    fn try_map<U, X>(&self, form: &mut impl FnMut(&T) -> Result<U, X>) -> Result<SavedGroup<U>, X> {
+        let mut hits = Vec::with_capacity(self.hits.len());
+        for of_filter in &self.hits {
+            let hit = |(ordinal, event): &(SavedOrdinal, T)| Ok((*ordinal, form(event)?));
+            hits.push(of_filter.iter().map(hit).collect::<Result<_, X>>()?);
+        }
+        Ok(SavedGroup {
+            keys: self.keys.clone(),
+            hits,
+        })
+    }
 }
 
 /// How much of a snapshot found its place.

@@ -11,6 +11,9 @@ use super::Enricher;
 use crate::decode;
 use crate::event::{Event, Facts, Kind, Memfd, Module, Target, Traced};
 
+/// What a tracer may have asked for, as the system calls it.
+pub(super) const REQUESTS: [&str; 2] = ["PTRACE_SEIZE", "PTRACE_ATTACH"];
+
 impl Enricher {
     /// A process leads a session of its own, or is in another process group.
     pub(super) fn session(
@@ -56,13 +59,14 @@ impl Enricher {
 
     pub(super) fn ptrace(&mut self, header: &Header, body: Option<&PtraceBody>) -> Event {
         const PTRACE_SEIZE: u32 = 0x4206;
+        let [seize, attach] = REQUESTS;
         let process = self.actor(header);
         let target = body.map_or(Target::Process, |body| {
             Target::Traced(Traced {
                 pid: body.child_tgid,
                 request: match body.request {
-                    PTRACE_SEIZE => "PTRACE_SEIZE",
-                    _ => "PTRACE_ATTACH",
+                    PTRACE_SEIZE => seize,
+                    _ => attach,
                 },
             })
         });

@@ -175,6 +175,15 @@ const RUNTIMES: &[(&str, &str)] = &[
     ("libpod", "podman"),
 ];
 
+const LXC: &str = "lxc";
+const NSPAWN: &str = "systemd-nspawn";
+
+/// Everything that may be a container's runtime.
+pub(super) fn runtimes() -> impl Iterator<Item = &'static str> {
+    let tools = RUNTIMES.iter().map(|(_, runtime)| *runtime);
+    tools.chain([LXC, NSPAWN])
+}
+
 /// The container whose control group this is or lies in.
 fn container(path: &str) -> Option<Container> {
     let mut parents = path;
@@ -215,10 +224,10 @@ fn named(above: &str, name: &str) -> Option<Container> {
         return made(number, runtime.map(|(_, runtime)| *runtime));
     }
     if let Some(id) = name.strip_prefix("lxc.payload.") {
-        return made(id, Some("lxc"));
+        return made(id, Some(LXC));
     }
     if above.ends_with("/lxc") && !name.starts_with("lxc.") {
-        return made(name, Some("lxc"));
+        return made(name, Some(LXC));
     }
     if above.ends_with("/machine.slice") {
         let service = name
@@ -228,7 +237,7 @@ fn named(above: &str, name: &str) -> Option<Container> {
             .strip_prefix("machine-")
             .filter(|id| unit != name && !id.starts_with("qemu"));
         if let Some(id) = service.or(scope) {
-            return made(&id.replace("\\x2d", "-"), Some("systemd-nspawn"));
+            return made(&id.replace("\\x2d", "-"), Some(NSPAWN));
         }
     }
     None

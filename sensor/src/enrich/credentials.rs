@@ -11,12 +11,13 @@ use sensor_ebpf::{CredentialsBody, ExecBody, Header, Ids, moment};
 use super::Enricher;
 use super::process_table::Source;
 use crate::event::{Account, Credentials, Event, Facts, Kind, Process, Target};
+use crate::keep::{Broken, Keep, Reader, Writer, keep, keep_bytes};
 
 /// Calls begun and not yet returned; each takes microseconds, so more than these were never finished.
 const BEGUN_MAX: usize = 4096;
 
 /// What is remembered between records.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Changes {
     /// By thread: the ids before the call it is in.
     begun: HashMap<u32, (u64, Ids)>,
@@ -30,6 +31,29 @@ struct Change {
     start_ns: u64,
     tid: u32,
     new: Ids,
+}
+
+keep! { Change { tgid, start_ns, tid, new } }
+keep_bytes! { Ids }
+
+impl Keep for Changes {
+    fn write(&self, to: &mut Writer) {
+        let begun = self.begun.iter();
+        let begun = begun.map(|(tid, (start_ns, ids))| (*tid, *start_ns, *ids));
+        begun.collect::<Vec<_>>().write(to);
+        self.last.write(to);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Broken> {
+        let begun: Vec<(u32, u64, Ids)> = Keep::read(from)?;
+        let begun = begun.into_iter();
+        Ok(Changes {
+            begun: begun
+                .map(|(tid, start_ns, ids)| (tid, (start_ns, ids)))
+                .collect(),
+            last: Keep::read(from)?,
+        })
+    }
 }
 
 impl Changes {

@@ -20,6 +20,7 @@ pub mod environment;
 mod history_tests;
 pub mod host;
 mod image;
+mod memory;
 mod modification;
 mod pairing;
 pub mod process_table;
@@ -50,6 +51,7 @@ use crate::event::{
 use capabilities::CapabilityNames;
 use cgroups::Cgroups;
 use host::EntityIds;
+pub use memory::{Memory, word};
 pub use modification::Watched;
 use pairing::Pairing;
 use process_table::{ProcessTable, Source, TableLimits};

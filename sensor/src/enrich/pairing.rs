@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry;
 use sensor_ebpf::{FileActBody, FileEndBody, Header, Kind};
 
 use crate::decode;
+use crate::keep::{Broken, Keep, Reader, Writer, keep, keep_bytes};
 
 /// Threads with an act begun and not ended, and acts in doubt; each of them.
 const OPEN_MAX: usize = 4096;
@@ -17,7 +18,7 @@ const OPEN_MAX: usize = 4096;
 const PATIENCE_NS: u64 = 1_000_000_000;
 
 /// One act, whole or with what came of it unknown.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Act {
     /// Of the begin, but the time of the end.
     pub(super) header: Header,
@@ -33,7 +34,7 @@ pub(super) struct Act {
 }
 
 /// What the begin of an act says, paths as one text each.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Begun {
     pub(super) body: FileActBody,
     pub(super) old_path: Box<[u8]>,
@@ -41,7 +42,7 @@ pub(super) struct Begun {
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Pairing {
     /// By thread: each does one thing at a time.
     open: HashMap<u32, Act>,
@@ -50,6 +51,44 @@ pub(super) struct Pairing {
     /// Ends lost so far, as last told.
     lost: u64,
     forgotten: u64,
+}
+
+keep! {
+    Act { header, kind, begun, made, confirmed, lost }
+    Begun { body, old_path, path }
+}
+keep_bytes! { Header FileActBody FileEndBody }
+
+impl Keep for Kind {
+    fn write(&self, to: &mut Writer) {
+        (*self as u16).write(to);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Broken> {
+        decode::kind_of(u16::read(from)?).ok_or(Broken::No("kind of record"))
+    }
+}
+
+impl Keep for Pairing {
+    fn write(&self, to: &mut Writer) {
+        self.open.len().write(to);
+        self.open.values().for_each(|act| act.write(to));
+        self.doubtful.write(to);
+        (self.lost, self.forgotten).write(to);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Broken> {
+        let open: Vec<Act> = Keep::read(from)?;
+        let doubtful = Keep::read(from)?;
+        let (lost, forgotten) = Keep::read(from)?;
+        let by_thread = open.into_iter().map(|act| (act.header.tid, act));
+        Ok(Pairing {
+            open: by_thread.collect(),
+            doubtful,
+            lost,
+            forgotten,
+        })
+    }
 }
 
 impl Pairing {

@@ -58,6 +58,15 @@ struct Entry {
     seen_ns: u64,
 }
 
+/// An entry of a table, as it is kept.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub(super) process: Arc<Process>,
+    pub(super) source: Source,
+    pub(super) ended_ns: Option<u64>,
+    pub(super) seen_ns: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct ProcessTable {
@@ -165,6 +174,54 @@ impl ProcessTable {
         if let Some(entry) = self.entries.get_mut(&key) {
             entry.process = process;
         }
+    }
+
+    /// Everything in it.
+    pub(super) fn save(&self) -> Vec<Saved> {
+        let mut ended: HashMap<Key, u64> = HashMap::with_capacity(self.exited.len());
+        for (ended_ns, key) in &self.exited {
+            ended.entry(*key).or_insert(*ended_ns);
+        }
+        let entries = self.entries.iter();
+        entries
+            .map(|(key, entry)| Saved {
+                process: entry.process.clone(),
+                source: entry.source,
+                ended_ns: ended.get(key).copied().filter(|_| entry.exited),
+                seen_ns: entry.seen_ns,
+            })
+            .collect()
+    }
+
+    /// Puts in what another table saved, the latest seen as far as there is room.
+    pub(super) fn restore(&mut self, mut saved: Vec<Saved>) {
+        saved.sort_unstable_by_key(|saved| std::cmp::Reverse(saved.seen_ns));
+        saved.truncate(self.limits.processes_max);
+        let mut ended = Vec::new();
+        for saved in saved {
+            let facts = &saved.process.facts;
+            let key = Key::of(facts.pid, facts.start_ns);
+            let current = self.current.entry(key.tgid).or_insert(key);
+            if current.start_ticks < key.start_ticks {
+                *current = key;
+            }
+            ended.extend(saved.ended_ns.map(|ended_ns| (ended_ns, key)));
+            let entry = Entry {
+                process: saved.process,
+                source: saved.source,
+                exited: saved.ended_ns.is_some(),
+                seen_ns: saved.seen_ns,
+            };
+            self.entries.insert(key, entry);
+        }
+        ended.sort_unstable_by_key(|(ended_ns, _)| *ended_ns);
+        self.exited.extend(ended);
+    }
+
+    /// Processes that have not ended.
+    pub(super) fn living(&self) -> Vec<Arc<Process>> {
+        let living = self.entries.values().filter(|entry| !entry.exited);
+        living.map(|entry| entry.process.clone()).collect()
     }
 
     /// Marks the end of a process.

@@ -28,6 +28,9 @@ impl Enricher {
             pids.iter()
                 .filter_map(|pid| Some((*pid, procfs.snapshot(*pid)?))),
         );
+        if !self.table.is_empty() {
+            self.reconcile(&found, now_ns);
+        }
         let mut order: Vec<u32> = found.keys().copied().collect();
         order.sort_unstable_by_key(|pid| (depth(*pid, &found), *pid));
         let mut events = Vec::new();

@@ -56,6 +56,15 @@ impl Sockets {
         self.by_token.remove(&token).map(|(_, socket)| socket)
     }
 
+    /// All of them, the one remembered longest first.
+    pub(super) fn save(&self) -> Vec<(u64, Socket)> {
+        let known = self.order.iter().filter_map(|(turn, token)| {
+            let (of, socket) = self.by_token.get(token)?;
+            (of == turn).then_some((*token, *socket))
+        });
+        known.collect()
+    }
+
     /// Sockets forgotten for want of room.
     pub(super) fn evicted(&self) -> u64 {
         self.evicted

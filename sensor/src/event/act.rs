@@ -42,7 +42,7 @@ pub struct Module {
 }
 
 /// The kernel's letters for taints, by bit.
-const TAINTS: [&str; 20] = [
+pub const TAINTS: [&str; 20] = [
     "P", "F", "S", "R", "M", "B", "U", "D", "A", "W", "C", "I", "O", "E", "L", "K", "X", "T", "N",
     "J",
 ];

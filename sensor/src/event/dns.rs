@@ -6,7 +6,7 @@
 use super::{Digits, OwnedValue};
 
 /// One query or answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dns {
     /// `dns.id`.
     pub id: Digits,
@@ -20,7 +20,7 @@ pub struct Dns {
 }
 
 /// What is asked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Question {
     /// Labels joined by dots, without the last one; bytes that are no plain text are escaped.
     pub name: Box<str>,
@@ -29,7 +29,7 @@ pub struct Question {
 }
 
 /// A number and the name it goes by.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Code {
     pub number: u16,
     name: Box<str>,

@@ -6,7 +6,7 @@
 use super::{Account, Contents, Digits};
 
 /// A file an event is about.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct File {
     path: PathText,
     /// What a rename took it from.
@@ -49,7 +49,7 @@ impl Change {
 }
 
 /// What the inode of a file says.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Inode {
     pub number: Digits,
     /// Permission bits in octal.
@@ -59,7 +59,7 @@ pub struct Inode {
 }
 
 /// A path and its parts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PathText {
     path: Box<str>,
     /// Where the last component starts.

@@ -365,7 +365,7 @@ pub struct Host {
 }
 
 /// What the process acted on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Target {
     /// The process itself.
     Process,
@@ -410,7 +410,7 @@ impl Marks {
 }
 
 /// One event of the sensor, typed. Share it as `Arc<Event>`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Event {
     pub kind: Kind,
     /// Position in this run's stream, from 1.
@@ -549,6 +549,17 @@ impl Digits {
         digits
     }
 
+    /// Digits as they were shown once; `None` for any other text.
+    #[must_use]
+    pub fn of(shown: &str) -> Option<Digits> {
+        let mut bytes = [0_u8; 20];
+        let slots = bytes.get_mut(..shown.len())?;
+        slots.copy_from_slice(shown.as_bytes());
+        let all = shown.bytes().all(|byte| byte.is_ascii_digit());
+        let len = u8::try_from(shown.len()).ok().filter(|_| all)?;
+        Some(Digits { len, bytes })
+    }
+
     fn in_base(mut number: u64, base: u64) -> Digits {
         let mut reversed = [0_u8; 20];
         let mut len = 0_u8;
@@ -596,5 +607,9 @@ mod tests {
         assert_eq!(Digits::mode(0o100_644).as_str(), "0644");
         assert_eq!(Digits::mode(0o104_755).as_str(), "4755");
         assert_eq!(Digits::mode(0).as_str(), "0000");
+        assert_eq!(Digits::of("0644"), Some(Digits::mode(0o644)));
+        for text in ["6a", "-1", "123456789012345678901"] {
+            assert_eq!(Digits::of(text), None, "{text}");
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Direction {
 }
 
 /// One end of a connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Endpoint {
     /// `None` while the kernel has not chosen one.
     pub ip: Option<IpAddr>,
@@ -87,7 +87,7 @@ impl Endpoint {
 }
 
 /// A connection an event is about.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Network {
     pub source: Endpoint,
     pub destination: Endpoint,

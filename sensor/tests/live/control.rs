@@ -43,14 +43,14 @@ query = 'file where event.action == "modification" and file.name == "made" and p
 "#;
 
 /// A shell that waits for a word before each act, so that a test can do something in between.
-struct Shell {
+pub(crate) struct Shell {
     child: std::process::Child,
     words: std::process::ChildStdin,
     answers: std::io::BufReader<std::process::ChildStdout>,
 }
 
 impl Shell {
-    fn start(scope: &Scope) -> Shell {
+    pub(crate) fn start(scope: &Scope) -> Shell {
         let mut child = scope
             .command(&["sh"])
             .stdin(std::process::Stdio::piped())
@@ -65,7 +65,7 @@ impl Shell {
     }
 
     /// Runs a line and waits until it is done.
-    fn run(&mut self, line: &str) {
+    pub(crate) fn run(&mut self, line: &str) {
         use std::io::{BufRead as _, Write as _};
         writeln!(self.words, "{line}\necho done").unwrap();
         let mut answer = String::new();
@@ -73,7 +73,7 @@ impl Shell {
         assert_eq!(answer, "done\n");
     }
 
-    fn end(mut self) {
+    pub(crate) fn end(mut self) {
         drop(self.words);
         self.child.wait().unwrap();
     }

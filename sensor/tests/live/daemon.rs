@@ -87,10 +87,20 @@ impl Daemon {
     }
 
     /// A command that becomes the daemon and passes further arguments on to it.
-    pub(crate) fn launch(scope: &Scope, tier: &str, mut command: Command) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+    pub(crate) fn launch(scope: &Scope, tier: &str, command: Command) -> Self {
+        Self::launch_in(tempfile::tempdir().unwrap(), scope, tier, command)
+    }
+
+    /// The same in a folder where another daemon may have left its state.
+    pub(crate) fn launch_in(
+        folder: tempfile::TempDir,
+        scope: &Scope,
+        tier: &str,
+        mut command: Command,
+    ) -> Self {
         let (output, log) = (folder.path().join("output"), folder.path().join("log"));
         let notify = folder.path().join("notify");
+        let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
         socket
             .set_read_timeout(Some(Duration::from_millis(50)))
@@ -314,6 +324,24 @@ impl Daemon {
             lines: self.lines(),
             log: self.said(),
         }
+    }
+
+    /// SIGTERM or SIGKILL, and waits for the end. What it said, and the folder with its state.
+    pub(crate) fn end_by(mut self, signal: Signal) -> (String, tempfile::TempDir) {
+        self.signal(signal);
+        let status = self.child.wait().unwrap();
+        let said = self.said();
+        let asked = signal != Signal::KILL;
+        assert!(status.success() == asked, "{status}: {said}");
+        (
+            said,
+            std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap()),
+        )
+    }
+
+    /// Where it keeps its state.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// SIGTERM; what it said, and what it wrote, still to be read: for output too large to hold as documents.

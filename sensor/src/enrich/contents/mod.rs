@@ -182,6 +182,12 @@ impl Reading {
         self.held.is_empty()
     }
 
+    /// The events held back, in their order.
+    #[must_use]
+    pub fn held(&self) -> Vec<Event> {
+        self.held.iter().map(|held| held.event.clone()).collect()
+    }
+
     /// When the first event held back waits no longer.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
