@@ -42,8 +42,22 @@ pub(crate) fn tests(root: &Path) -> Result<Artifacts> {
     build(root, &["test", "--workspace", "--all-features", "--no-run"])
 }
 
+/// Builds the daemon and the live tests alone.
+pub(crate) fn live_tests(root: &Path) -> Result<Artifacts> {
+    some_tests(root, "live*")
+}
+
 /// Builds one program of live tests.
 pub(crate) fn one_test(root: &Path, target: &str) -> Result<TestProgram> {
+    let name = format!("sensor {target}");
+    some_tests(root, target)?
+        .tests
+        .into_iter()
+        .find(|test| test.name == name)
+        .with_context(|| format!("the build made no test `{target}`"))
+}
+
+fn some_tests(root: &Path, targets: &str) -> Result<Artifacts> {
     // The same selection of packages and features as for all tests, so that nothing is built twice.
     let arguments = [
         "test",
@@ -51,14 +65,9 @@ pub(crate) fn one_test(root: &Path, target: &str) -> Result<TestProgram> {
         "--all-features",
         "--no-run",
         "--test",
-        target,
+        targets,
     ];
-    let name = format!("sensor {target}");
-    build(root, &arguments)?
-        .tests
-        .into_iter()
-        .find(|test| test.name == name)
-        .with_context(|| format!("the build made no test `{target}`"))
+    build(root, &arguments)
 }
 
 /// Builds the daemon alone.

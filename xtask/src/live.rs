@@ -36,6 +36,9 @@ pub(crate) struct Options {
     /// Add a parameter to the guest kernel's command line, such as preempt=full; may be given several times
     #[arg(long = "parameter")]
     parameters: Vec<String>,
+    /// End each program of tests here, or the guest, after this many seconds: for a machine that has other work
+    #[arg(long)]
+    limit: Option<u64>,
     /// Only tests whose name contains one of these
     filters: Vec<String>,
 }
@@ -64,7 +67,7 @@ impl Tier {
 /// `cargo xtask live`.
 pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
     setup::kernel_toolchain(root)?;
-    let artifacts = artifacts::tests(root)?;
+    let artifacts = artifacts::live_tests(root)?;
     let mut all = Tally::default();
     for kernel in chosen(&options.kernels) {
         let filters: Vec<&str> = options.filters.iter().map(String::as_str).collect();
@@ -74,6 +77,7 @@ pub(crate) fn run(root: &Path, options: &Options) -> Result<ExitCode> {
             filters: &filters,
             long: options.long,
             parameters: &options.parameters,
+            limit: options.limit.map(Duration::from_secs),
         };
         all += if kernel == RUNNING {
             here(root, &plan(Tier::Auto))?
@@ -154,6 +158,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) long: bool,
     /// For the command line of a guest kernel.
     pub(crate) parameters: &'a [String],
+    /// In place of the usual one.
+    pub(crate) limit: Option<Duration>,
 }
 
 impl<'a> Plan<'a> {
@@ -165,6 +171,7 @@ impl<'a> Plan<'a> {
             filters: &[],
             long: false,
             parameters: &[],
+            limit: None,
         }
     }
 
@@ -182,7 +189,8 @@ impl<'a> Plan<'a> {
     }
 
     fn limit(&self, usual: Duration) -> Duration {
-        if self.long { usual * 4 } else { usual }
+        let usual = if self.long { usual * 4 } else { usual };
+        self.limit.unwrap_or(usual)
     }
 }
 
