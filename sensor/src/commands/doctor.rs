@@ -7,6 +7,7 @@ use super::{Exit, Failure, OrExit as _, load_config, print, run::interest};
 use crate::cli::{DoctorArgs, Output};
 use crate::doctor::{self, Report, Status, facts};
 use crate::enrich::records::events_of;
+use crate::kernel::{Bulk, KindSet, Options};
 use crate::{pipeline, rule};
 
 /// Runs `doctor`.
@@ -22,8 +23,7 @@ pub fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     } else {
         rule::load(&args.rules.paths)
     };
-    // Everything the kernel can give, whatever the rules ask for.
-    let options = pipeline::options(&config.kernel);
+    let options = everything(pipeline::options(&config.kernel));
     let is_output = config.output.alerts.contains(&Output::Journald);
     let wanted = interest(&loaded.rules);
     let facts = doctor::Facts {
@@ -56,4 +56,18 @@ pub fn doctor(args: &DoctorArgs) -> Result<Exit, Failure> {
     } else {
         Exit::Ok
     })
+}
+
+/// Asks for every kind the kernel can give, whatever the rules do. Those that come in masses are held back at once: that their
+/// hooks are taken is all there is to learn.
+fn everything(options: Options) -> Options {
+    Options {
+        kinds: KindSet::all(),
+        bulk: Bulk {
+            per_second: 1,
+            burst: 1,
+            ..options.bulk
+        },
+        ..options
+    }
 }

@@ -67,10 +67,15 @@ impl Served<'_> {
     fn line(&self) -> Line {
         let name = self.kind.name();
         if self.attached.is_empty() {
-            let reasons = match self.refused.is_empty() {
-                true => "nothing asked for it".to_owned(),
-                false => self.refused.join("; "),
-            };
+            if self.refused.is_empty() {
+                let text = "not tried: nothing asked for it";
+                return Line::warn(
+                    name,
+                    text,
+                    "ask for it, and see whether the kernel gives it",
+                );
+            }
+            let reasons = self.refused.join("; ");
             let text = format!("this kernel does not give it: {reasons}");
             return if is_required(self.kind) {
                 let advice = "boot a kernel that takes function trampolines or has the tracepoint";

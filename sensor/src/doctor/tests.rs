@@ -234,6 +234,16 @@ fn a_kind_the_kernel_does_not_give_is_named_with_the_reason() {
 }
 
 #[test]
+fn a_kind_nobody_asked_for_is_not_said_to_be_missing() {
+    let not_wanted = || HookState::NotWanted;
+    let (about, status, text) = flaw(|facts| {
+        facts.programs = Programs::Loaded(hooks(not_wanted(), not_wanted()));
+    });
+    assert_eq!((&*about, status), ("creation", Status::Warn));
+    assert_eq!(text, "not tried: nothing asked for it");
+}
+
+#[test]
 fn the_document_has_every_line_and_kind() {
     let mut facts = healthy();
     facts.not_asked_for = vec![Kind::FileCreate];
