@@ -328,3 +328,64 @@ fn scripts_go_by_their_own_name_and_their_interpreters() {
         }
     }
 }
+
+/// Registers a format by its first bytes for a moment, and runs a file of it. `$1`: its name, `$2`: the program that reads such
+/// files, `$3`: flags of the registration.
+const REGISTERED: &str = r#"
+mount -t binfmt_misc none formats || exit 1
+echo ":$1:M::#$1::$2:$3" > formats/register || exit 1
+trap 'echo -1 > "formats/$1"' EXIT
+./registered
+"#;
+
+#[test]
+fn files_of_a_registered_format_go_by_their_own_name_and_their_interpreters() {
+    let scope = Scope::new("formats");
+    let folder = scope.folder();
+    let shell = fs::canonicalize("/bin/sh").unwrap();
+    let shell_name = shell.file_name().unwrap().to_str().unwrap();
+    let shell = shell.to_str().unwrap();
+    // To the shell its first line is a comment, to the kernel it is the format.
+    let format = format!("eql-sensor-live-{}", std::process::id());
+    let file = scope.write("registered", &format!("#{format}\n: > ./by-registered\n"));
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(folder.join("formats")).unwrap();
+    scope.write("register", REGISTERED);
+    for tier in tiers() {
+        let mut daemon = Daemon::record_only(&scope, &tier, EVENTS, &[]);
+        let mut told = 0;
+        // As it is; with the file handed over open; with the interpreter opened once for all.
+        for flags in ["", "O", "F"] {
+            let what = format!("{tier}: {flags:?}");
+            let command = [
+                "unshare", "--mount", "sh", "register", &format, shell, flags,
+            ];
+            let pid = scope.run(&command);
+            let events = daemon.wait_from(told, "end of what was begun", |e| all_ended(pid, e));
+            told += events.len();
+            let made = events.iter().find(|event| is(event, "file", "creation"));
+            let made = made.unwrap_or_else(|| panic!("{what}: {events:#?}"));
+            let own = at(made, "process.entity_id");
+            let mut runs = events.iter().filter(|event| is(event, "process", "exec"));
+            let exec = runs.find(|event| at(event, "process.entity_id") == own);
+            let exec = exec.unwrap_or_else(|| panic!("{what}: {events:#?}"));
+            assert_eq!(
+                *at(exec, "process.args"),
+                json!([shell, "./registered"]),
+                "{what}"
+            );
+            for event in [exec, made] {
+                let names = strings(event, "process.Ext.names");
+                assert_eq!(names, ["registered", shell_name], "{what}");
+                assert_eq!(
+                    strings(event, "process.Ext.executables"),
+                    [shell, file.to_str().unwrap()],
+                    "{what}"
+                );
+            }
+            let path = folder.join("by-registered");
+            assert_eq!(text(made, "file.path"), path.to_str().unwrap(), "{what}");
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
