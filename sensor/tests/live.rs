@@ -48,6 +48,8 @@ mod loss;
 mod network;
 #[path = "live/processes.rs"]
 mod processes;
+#[path = "live/public.rs"]
+mod public;
 #[path = "live/restart.rs"]
 mod restart;
 #[path = "live/runs.rs"]
