@@ -406,14 +406,16 @@ pub struct TestArgs {
 ///
 /// Without events: the rule in words, the fields and events it reads, how the sensor gets them, and what it leaves to the kernel.
 /// With events: the truth of every clause on the event that comes nearest, how far a sequence got and why it stopped. With
-/// alerts of the rule: what made each of their events match. The last minutes of a running sensor can not be asked about; record
-/// them first.
+/// alerts of the rule: what made each of their events match. With --running: the same of the last events of the running daemon, of
+/// which it keeps as many as the setting control.recent_bytes has room for.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit codes: 0 explained, 1 the rule or the events can not be used, 78 settings.\n\nExamples:\n  \
+    after_help = "Exit codes: 0 explained, 1 the rule or the events can not be used, 69 no daemon answers, 77 not permitted, \
+                        78 settings.\n\nExamples:\n  \
                         eql-sensor explain rules/my_rule.toml\n  \
                         eql-sensor explain rules/my_rule.toml events.jsonl\n  \
                         eql-sensor explain rules/my_rule.toml events.jsonl --event 3\n  \
+                        eql-sensor explain 64cfca9e-0f6c-4048-8251-9ec56a055e9e --running\n  \
                         eql-sensor explain 'Network Connection via Recently Compiled Executable' /var/log/eql-sensor/alerts.jsonl"
 )]
 pub struct ExplainArgs {
@@ -422,8 +424,16 @@ pub struct ExplainArgs {
     pub rule: PathBuf,
 
     /// Recorded events, or alerts, one JSON document per line; - is standard input. Without it the rule itself is explained
-    #[arg(value_name = "EVENTS|ALERT")]
+    #[arg(value_name = "EVENTS|ALERT", group = "source")]
     pub events: Option<PathBuf>,
+
+    /// Explain with the last events of the running daemon
+    #[arg(long, group = "source")]
+    pub running: bool,
+
+    /// Socket of the running daemon, for --running. Without it: what the settings say
+    #[arg(long, value_name = "PATH", env = "EQL_SENSOR_CONTROL")]
+    pub control: Option<Socket>,
 
     #[command(flatten)]
     pub rules: RuleArgs,
@@ -431,7 +441,7 @@ pub struct ExplainArgs {
     pub settings: SettingsArgs,
 
     /// Hold the event of this line against every step, whatever the rest
-    #[arg(long, value_name = "LINE", requires = "events")]
+    #[arg(long, value_name = "LINE", requires = "source")]
     pub event: Option<u64>,
 
     /// How to print: text for people, json as one document

@@ -179,7 +179,7 @@ pub(super) fn number(value: &Value, path: &str) -> u64 {
         .unwrap_or_default()
 }
 
-fn texts<'v>(value: &'v Value, path: &str) -> Vec<&'v str> {
+pub(super) fn texts<'v>(value: &'v Value, path: &str) -> Vec<&'v str> {
     let list = value.pointer(path).and_then(Value::as_array);
     list.into_iter()
         .flatten()

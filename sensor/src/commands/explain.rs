@@ -1,6 +1,6 @@
 //! `explain`: what a rule needs, and why it matches recorded events or does not.
 //!
-//! In: a rule, and events or alerts. Out: text or JSON on standard output. Nothing here decides anything: `engine::explain` does,
+//! In: a rule, and events or alerts, of files or the running daemon. Out: text or JSON on standard output. Nothing here decides anything: `engine::explain` does,
 //! and `output::explanation` words it.
 
 use std::path::Path;
@@ -9,12 +9,15 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow};
 use serde_json::Value as Json;
 
+use super::control::{ask, failure, text, texts};
 use super::explain_form;
 use super::explained::{self, Explained, Recording};
 use super::{Exit, Failure, OrExit as _, load_config, load_rules, log, print};
-use crate::cli::{ExplainArgs, ReportFormat, RuleArgs};
+use crate::cli::{ControlArgs, ExplainArgs, ReportFormat, RuleArgs};
 use crate::config::Config;
+use crate::control::Request;
 use crate::eql::schema::closest;
+use crate::pipeline;
 use crate::rule::{self, Rule};
 
 /// Alerts of a file that are explained, the newest.
@@ -29,6 +32,11 @@ const BROKEN_SHOWN_MAX: usize = 10;
 pub fn explain(args: &ExplainArgs) -> Result<Exit, Failure> {
     let config = load_config(&args.settings)?;
     let rule = find(&args.rule, &args.rules, &config)?;
+    if args.running {
+        let mut explained = explained::explain(&rule, &running(args, &rule)?, &config)?;
+        explained.explanation.unit = "event";
+        return events(args, explained);
+    }
     let Some(path) = &args.events else {
         let form = explain_form::Form::of(&rule).or_exit(Exit::Problems)?;
         match args.format {
@@ -69,6 +77,41 @@ pub fn explain(args: &ExplainArgs) -> Result<Exit, Failure> {
         }
     }
     Ok(exit)
+}
+
+/// The last events of the daemon. What the rule reads and the daemon does not report is said.
+fn running(args: &ExplainArgs, rule: &Rule) -> Result<Recording, Failure> {
+    let control = ControlArgs {
+        control: args.control.clone(),
+        config: args.settings.path.clone(),
+    };
+    let mut answer = ask(&control, &Request::Recent)?;
+    let first = answer.document().map_err(failure)?.unwrap_or_default();
+    let wanted = pipeline::records_for(rule.interest());
+    let mut not_reported = texts(&first, "/not_reported");
+    not_reported.retain(|name| {
+        let mut kinds = sensor_ebpf::Kind::ALL.iter();
+        kinds.any(|kind| kind.name() == *name && wanted.contains(*kind))
+    });
+    if !not_reported.is_empty() {
+        tracing::warn!(
+            "not reported, since no rule of the daemon asks for it: {}",
+            not_reported.join(", ")
+        );
+    }
+    let mut lines = Vec::new();
+    while let Some(line) = answer.line().map_err(failure)? {
+        lines.push((lines.len() as u64 + 1, line.trim_end().to_owned()));
+    }
+    let times = [lines.first(), lines.last()].map(|line| {
+        let event = line.and_then(|(_, line)| serde_json::from_str::<Json>(line).ok());
+        event.map(|event| text(&event, "/@timestamp").to_owned())
+    });
+    let source = match times {
+        [Some(from), Some(to)] => format!("the running daemon, {from} to {to}"),
+        _ => return Err(Failure::from(anyhow!("the running daemon keeps no events"))),
+    };
+    Ok(Recording { source, lines })
 }
 
 fn events(args: &ExplainArgs, mut explained: Explained) -> Result<Exit, Failure> {

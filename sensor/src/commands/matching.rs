@@ -14,6 +14,7 @@ use sd_notify::NotifyState;
 use tokio::sync::Notify;
 
 use crate::alert;
+use crate::control::recent::Recent;
 use crate::control::state::State;
 use crate::control::{Ask, Desk, Tail};
 use crate::engine::{self, Engine, Match, Snapshot, Tally};
@@ -62,6 +63,7 @@ pub(super) struct Matching {
     matches: Vec<Match<Arc<Event>>>,
     desk: Desk,
     tails: Vec<Tail>,
+    recent: Recent,
     programs: Programs,
     orders: Option<Orders>,
     pub(super) baselines: Baselines,
@@ -82,6 +84,7 @@ impl Matching {
         Matching {
             by_rule: vec![0; set.roster.rules.len()],
             programs: Programs::new(&set.table),
+            recent: Recent::new(set.config.control.recent_bytes),
             roster: set.roster,
             engine: set.engine,
             gate: set.gate,
@@ -234,6 +237,7 @@ impl Matching {
         while let Some(ask) = self.desk.take() {
             match ask {
                 Ask::State(to) => self.answer(&to, status),
+                Ask::Recent(to) => drop(to.try_send(self.recent.kept())),
                 Ask::Top(to) => {
                     self.programs.watch();
                     self.answer(&to, status);
@@ -396,6 +400,7 @@ impl Consumer for Matching {
         self.engine.process(&event, &mut self.matches);
         self.pulse.enter(Stage::Ring);
         self.programs.end(&event, begun);
+        self.recent.push(&event);
     }
 
     async fn settle(&mut self, status: &Status) -> ControlFlow<()> {

@@ -17,7 +17,7 @@ use crate::enrich::Enricher;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::testing::{Run, exec_body};
 use crate::enrich::users::Users;
-use crate::event::{FieldTable, Host};
+use crate::event::{FieldTable, Fields as _, Host, Kind};
 use crate::metrics::Gaps;
 use crate::output::Sink;
 use crate::reload::Listed;
@@ -238,4 +238,28 @@ fn who_tails_slowly_loses_copies_and_holds_nobody_up() {
     drop(events);
     bench.creation();
     assert!(bench.matching.tails.is_empty(), "gone with its reader");
+}
+
+#[test]
+fn the_last_events_are_kept_as_far_as_there_is_room() {
+    let mut bench = Bench::new(&[("B", "b")]);
+    assert_eq!(bench.ask(Ask::Recent).events.len(), 0);
+    bench.exec();
+    bench.creation();
+    let kept = bench.ask(Ask::Recent);
+    let kinds: Vec<Kind> = kept.events.iter().map(|event| event.kind).collect();
+    assert_eq!(kinds, [Kind::Exec, Kind::Creation]);
+    assert!(!kept.full);
+    let room = kept.events.iter().map(|event| event.bytes()).sum();
+    bench.matching.recent = Recent::new(room);
+    bench.exec();
+    bench.creation();
+    assert!(!bench.ask(Ask::Recent).full, "room for both");
+    bench.creation();
+    let kept = bench.ask(Ask::Recent);
+    assert!(kept.full);
+    assert!(kept.events.iter().all(|event| event.kind == Kind::Creation));
+    bench.matching.recent = Recent::new(0);
+    bench.exec();
+    assert_eq!(bench.ask(Ask::Recent).events.len(), 0);
 }

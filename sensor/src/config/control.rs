@@ -9,11 +9,23 @@ use crate::control::Socket;
 use crate::document::Table;
 
 /// How a running daemon is talked to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
     pub socket: Socket,
     /// Where counters are written for a collector, if anywhere.
     pub metrics_file: Option<PathBuf>,
+    /// How much of the last events is kept for those who ask, in bytes.
+    pub recent_bytes: usize,
+}
+
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            socket: Socket::Auto,
+            metrics_file: None,
+            recent_bytes: 8 << 20,
+        }
+    }
 }
 
 impl<'t> Reader<'t> {
@@ -21,6 +33,12 @@ impl<'t> Reader<'t> {
         if let Some(socket) = self.parsed(table, "socket") {
             control.socket = socket;
         }
+        self.count(
+            table,
+            "recent_bytes",
+            0..=1 << 30,
+            &mut control.recent_bytes,
+        );
         // The same words: a path, or none.
         match self.parsed(table, "metrics_file") {
             Some(Socket::At(path)) => control.metrics_file = Some(path),

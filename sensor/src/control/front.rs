@@ -47,6 +47,7 @@ impl Answer for Front {
             Request::Rules => state.rules().iter().try_for_each(|rule| say(&line(rule))),
             Request::Metrics => say(&line(&json!({ "text": metrics::text(&state) }))),
             Request::Top => say(&line(&state.top())),
+            Request::Recent => tail::recent(&self.bell, &state, say),
             Request::Tail { query } => tail::serve(&self.bell, query.as_deref(), &state, say),
             Request::Reload => Ok(()),
         }

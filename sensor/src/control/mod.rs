@@ -1,4 +1,4 @@
-//! The control socket: what `status`, `reload`, `tail`, `top`, `rules` and `metrics` talk to a running daemon by.
+//! The control socket: what `status`, `reload`, `tail`, `top`, `rules`, `metrics` and `explain` talk to a running daemon by.
 //!
 //! In: one JSON object on one line, the [`Request`]. Out: JSON objects, one a line, until the daemon closes. The daemon's threads
 //! for it never hold up the pipeline: they leave an [`Ask`] at its [`Desk`], which it looks at between two batches of events, and
@@ -7,6 +7,7 @@
 pub mod client;
 pub mod front;
 pub mod metrics;
+pub mod recent;
 pub mod server;
 pub mod state;
 mod tail;
@@ -23,6 +24,7 @@ use tokio::sync::Notify;
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::reload::{Set, Swapped};
+use recent::Kept;
 use state::State;
 
 /// Name of the socket in the runtime directory.
@@ -43,6 +45,8 @@ pub enum Request {
     Reload,
     Top,
     Metrics,
+    /// The last events.
+    Recent,
     Tail {
         /// An EQL query; all events without one.
         query: Option<String>,
@@ -94,6 +98,8 @@ pub enum Ask {
     State(SyncSender<State>),
     /// The same, and processes counted by program from now on for a while.
     Top(SyncSender<State>),
+    /// The events of the last minutes.
+    Recent(SyncSender<Kept>),
     /// Copies of the events a query matches.
     Tail(Box<Tail>),
     /// New rules in place of the old.

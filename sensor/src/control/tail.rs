@@ -1,4 +1,4 @@
-//! Events as they come, for one client.
+//! Events as they come, for one client, and those that came last.
 //!
 //! In: a query, events from the pipeline. Out: a line that says what can not be seen, then a line for each event that matches, and a
 //! word when some were dropped because the client is slow. It never makes the pipeline wait: what does not fit is counted.
@@ -74,6 +74,26 @@ pub(super) fn serve(
             say(&line(&json!({ "dropped": now })))?;
         }
     }
+}
+
+/// A line that says what can not be seen and whether there was more, then the last events.
+pub(super) fn recent(bell: &Bell, state: &State, say: Say<'_>) -> io::Result<()> {
+    let kept = match bell.ask(Ask::Recent) {
+        Ok(kept) => kept,
+        Err(none) => return say(&error(&none.to_string())),
+    };
+    say(&line(&json!({
+        "events": kept.events.len(),
+        "full": kept.full,
+        "not_reported": not_reported(state, Kinds::ALL),
+    })))?;
+    let mut text = Vec::new();
+    for event in kept.events {
+        text.clear();
+        write_event(&event, &mut text);
+        say(&text)?;
+    }
+    Ok(())
 }
 
 /// The query in an engine of its own, and the kinds of events it reads; or what is wrong with it.

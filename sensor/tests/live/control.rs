@@ -306,6 +306,42 @@ fn ten_bad_reloads_change_nothing_and_say_where() {
 }
 
 #[test]
+fn why_nothing_was_said_is_explained_from_the_last_events() {
+    let tier = tiers().remove(0);
+    let mut bench = Bench::new("explain", &tier);
+    bench.write("file.toml", FILE);
+    let rule = bench.path("sequence.toml");
+    let explain = ["explain", rule.to_str().unwrap(), "--running"];
+    let output = bench.daemon.ask(&explain);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("keeps no events"), "{said}");
+    bench.shell.run("./one");
+    // Another parent: the sequence is not joined.
+    bench.shell.run("sh -c './two; :'");
+    // An act is over before its event is there.
+    let explained = (0..1000).find_map(|_| {
+        let output = bench.daemon.ask(&explain);
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.contains("two").then_some(text)
+    });
+    let text = explained.unwrap();
+    println!("{text}");
+    assert!(text.contains("the running daemon, 20"), "{text}");
+    assert!(text.contains("got to 1 of 2 steps"), "{text}");
+    let file = bench.path("file.toml");
+    let output = bench
+        .daemon
+        .ask(&["explain", file.to_str().unwrap(), "--running"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        said.contains("not reported, since no rule of the daemon asks for it: creation"),
+        "{said}"
+    );
+    bench.shell.end();
+    bench.daemon.stop();
+}
+
+#[test]
 fn a_second_daemon_keeps_off_the_first_ones_socket() {
     let tier = tiers().remove(0);
     let bench = Bench::new("second", &tier);
