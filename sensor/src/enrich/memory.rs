@@ -82,6 +82,7 @@ impl Enricher {
     /// yet. What is over the bounds of this one is left behind.
     pub fn recall(&mut self, memory: Memory, images: Gauge) {
         self.images = images;
+        self.recalled = true;
         self.sequence = memory.sequence;
         self.table.restore(memory.processes);
         for (token, socket) in memory.sockets {

@@ -116,6 +116,8 @@ pub struct Enricher {
     watched: Watched,
     sequence: u64,
     counters: Counters,
+    /// What the table holds is of an earlier run.
+    recalled: bool,
 }
 
 impl Enricher {
@@ -146,6 +148,7 @@ impl Enricher {
             watched: Watched::default(),
             sequence: 0,
             counters: Counters::default(),
+            recalled: false,
         }
     }
 

@@ -28,7 +28,7 @@ impl Enricher {
             pids.iter()
                 .filter_map(|pid| Some((*pid, procfs.snapshot(*pid)?))),
         );
-        if !self.table.is_empty() {
+        if self.recalled {
             self.reconcile(&found, now_ns);
         }
         let mut order: Vec<u32> = found.keys().copied().collect();
