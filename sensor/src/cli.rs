@@ -15,7 +15,8 @@ use crate::event::{Kind, Kinds};
 use crate::pipeline::Fault;
 
 pub use control::{
-    ControlArgs, MetricsArgs, ReloadArgs, RulesArgs, RulesCommand, StatusArgs, TailArgs, TopArgs,
+    ControlArgs, MetricsArgs, ReloadArgs, RulesArgs, RulesCommand, StatusArgs, SupportArgs,
+    TailArgs, TopArgs,
 };
 
 /// Linux endpoint sensor: watches the kernel, matches EQL rules as events arrive, writes alerts.
@@ -64,6 +65,7 @@ pub enum Command {
     Explain(ExplainArgs),
     Tune(TuneArgs),
     Doctor(DoctorArgs),
+    Support(SupportArgs),
     Fields(FieldsArgs),
     Config(ConfigArgs),
     Catalog(CatalogArgs),

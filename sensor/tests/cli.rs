@@ -250,3 +250,31 @@ fn a_daemon_that_is_not_there_is_exit_code_69() {
     let output = sensor(&["status", "--control", "relative"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
 }
+
+#[test]
+fn a_bundle_is_written_once_and_says_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bundle.tar.gz");
+    let path = path.to_str().unwrap();
+    let args = [
+        "support",
+        "--control",
+        "/nonexistent/control",
+        "--output",
+        path,
+    ];
+    let output = sensor(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.starts_with(path), "{said}");
+    assert!(said.contains("status.json: exit status: 69: "), "{said}");
+    let listed = Command::new("tar").args(["tzf", path]).output().unwrap();
+    let listed = stdout(&listed);
+    for part in ["LIST.txt", "version.txt", "settings.txt", "doctor.json"] {
+        let line = format!("eql-sensor-support/{part}\n");
+        assert!(listed.contains(&line), "{listed}");
+    }
+    let again = sensor(&args);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("file exists"), "{}", stderr(&again));
+}

@@ -154,3 +154,27 @@ pub struct TopArgs {
     #[arg(long, value_name = "N")]
     pub count: Option<u64>,
 }
+
+/// Put together what somebody needs who helps with this sensor: settings, health, rules, counters, its part of the journal
+///
+/// One archive (tar, gzip) that only you can read. Command lines, arguments and environments are not in it, and of alerts only rule and
+/// time; it does name this host, its rules, programs and paths. What can not be had is listed with its reason.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 written, 1 the file can not be written or is there already.\n\nExamples:\n  \
+                        sudo eql-sensor support\n  \
+                        sudo eql-sensor support --events --output /tmp/bundle.tar.gz\n  \
+                        sudo eql-sensor support --output - | tar tzv"
+)]
+pub struct SupportArgs {
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// File to write; - is standard output. Without it: eql-sensor-support-TIME.tar.gz here
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+
+    /// Add the last events of the running daemon, without command lines
+    #[arg(long)]
+    pub events: bool,
+}

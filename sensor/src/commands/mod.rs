@@ -22,6 +22,7 @@ pub mod query;
 pub mod record;
 pub mod replay;
 pub mod run;
+pub mod support;
 pub mod tail;
 mod terminal;
 pub mod test;
@@ -116,6 +117,7 @@ pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
         Command::Explain(args) => explain::explain(args),
         Command::Tune(args) => tune::tune(args),
         Command::Doctor(args) => doctor::doctor(args),
+        Command::Support(args) => support::support(args),
         Command::Fields(args) => fields::fields(args),
         Command::Config(args) => config::config(args),
         Command::Catalog(args) => catalog::catalog(args),

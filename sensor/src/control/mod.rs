@@ -12,6 +12,7 @@ pub mod server;
 pub mod state;
 mod tail;
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -75,6 +76,17 @@ impl Socket {
                 let directory = directory.map_or_else(|| RUNTIME_DIRECTORY.into(), PathBuf::from);
                 Some(directory.join(NAME))
             }
+        }
+    }
+}
+
+impl AsRef<OsStr> for Socket {
+    /// As it is written.
+    fn as_ref(&self) -> &OsStr {
+        match self {
+            Socket::Auto => OsStr::new("auto"),
+            Socket::None => OsStr::new("none"),
+            Socket::At(path) => path.as_os_str(),
         }
     }
 }
