@@ -130,7 +130,9 @@ const PROJECT_SUITES: &[&str] = &["trixie", "bookworm"];
 
 /// Programs that the live tests run besides the daemon, and the project that one of them builds.
 pub(crate) fn tools(root: &Path) -> Result<PathBuf> {
-    let programs = ["gcc", "g++", "make", "strace", "bpftool"];
+    let programs = [
+        "gcc", "g++", "make", "strace", "bpftool", "openssl", "python3",
+    ];
     for program in programs {
         if shell::find(program).is_none() {
             apt::ensure(&[apt::Package::new(program, "live tests run it")])?;

@@ -3,10 +3,14 @@
 set -eu
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 umask 022
+for program in gcc ip openssl perl /usr/bin/python3 script setpriv unshare; do
+    command -v $program >/dev/null || { echo "the acts need $program, which is not installed" >&2; exit 1; }
+done
 ip link set lo up
 # An address that might be anybody's, and a private one; both are ours here.
 ip address add 11.22.33.44/32 dev lo
 ip address add 10.1.2.3/32 dev lo
+ip address add 169.254.169.254/32 dev lo
 
 mount --make-rprivate /
 mount -t tmpfs none /opt
@@ -43,7 +47,7 @@ serve=$(perl -e '
     socket(L, PF_INET, SOCK_STREAM, 0) && bind(L, sockaddr_in(4444, INADDR_ANY)) && listen(L, 9) or die "port 4444: $!";
     if (my $pid = fork) { print $pid; exit }
     close STDOUT;
-    alarm 600;
+    alarm 7200;
     $SIG{PIPE} = $SIG{CHLD} = "IGNORE";
     while (1) {
         my $ready = ""; vec($ready, fileno $_, 1) = 1 for *D, *L;
@@ -68,7 +72,7 @@ serve=$(perl -e '
 # A container is told by its control group.
 export BOX=$2/docker-$(printf '%064d' 7).scope
 mkdir "$BOX"
-sh -c 'echo 0 >"$BOX/cgroup.procs"; exec sleep 600' &
+sh -c 'echo 0 >"$BOX/cgroup.procs"; exec sleep 7200' &
 leave() {
     kill $serve $!
     wait $! || true
