@@ -18,6 +18,9 @@ use crate::scope::Scope;
 /// Long enough for an emulated machine with other work; nothing waits this long unless something is wrong.
 const LIMIT: Duration = Duration::from_secs(400);
 
+/// Socket for what it tells the service manager, in the daemon's folder.
+const NOTIFY: &str = "notify";
+
 /// The built binary under test.
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_eql-sensor");
 
@@ -99,12 +102,9 @@ impl Daemon {
         mut command: Command,
     ) -> Self {
         let (output, log) = (folder.path().join("output"), folder.path().join("log"));
-        let notify = folder.path().join("notify");
+        let notify = folder.path().join(NOTIFY);
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_millis(50)))
-            .unwrap();
         let child = command
             .args(["--tier", tier, "--scope"])
             .arg(scope.cgroup())
@@ -375,26 +375,33 @@ impl Daemon {
     }
 }
 
-/// What comes on a socket for a service manager, line by line.
+/// What comes on a socket for a service manager, line by line, until [`OVER`] does.
 fn lines_of(socket: UnixDatagram) -> Receiver<String> {
     let (to, lines) = channel();
     std::thread::spawn(move || {
         let mut message = [0; 4096];
-        loop {
-            let length = socket.recv(&mut message).unwrap_or(0);
-            let text = String::from_utf8_lossy(&message[..length]).into_owned();
-            if text.lines().any(|line| to.send(line.to_owned()).is_err()) {
-                return;
+        while let Ok(length) = socket.recv(&mut message) {
+            let text = String::from_utf8_lossy(&message[..length]);
+            for line in text.lines() {
+                if line == OVER || to.send(line.to_owned()).is_err() {
+                    return;
+                }
             }
         }
     });
     lines
 }
 
+/// Sent by the test itself: nobody reads any more.
+const OVER: &str = "OVER=1";
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let over = UnixDatagram::unbound();
+        let _ =
+            over.and_then(|from| from.send_to(OVER.as_bytes(), self.folder.path().join(NOTIFY)));
     }
 }
 
