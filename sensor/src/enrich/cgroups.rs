@@ -2,7 +2,7 @@
 //!
 //! In: the number a record carries and the pid of a process that was in it. Out: a shared [`Cgroup`]. A number is never used
 //! twice in one boot, so what was found once stays true. It is looked up by the pid first, else in the whole tree, which is
-//! walked once a second at most; it never follows a link and holds no more than its bounds.
+//! walked as often as its size allows; it never follows a link and holds no more than its bounds.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -19,7 +19,10 @@ use crate::event::{Cgroup, Container};
 const KEPT_MAX: usize = 16_384;
 /// Most directories looked at in one walk.
 const WALK_MAX: usize = 16_384;
-const WALK_EVERY_NS: u64 = 1_000_000_000;
+/// Least time from one walk to the next: so much for each directory, some ten times what it takes, and no more than that. A
+/// container that lives for an instant is found before it is gone, where there are few others.
+const WALK_REST_NS: u64 = 100_000;
+const WALK_REST_MAX_NS: u64 = 1_000_000_000;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -28,7 +31,8 @@ pub struct Cgroups {
     mount: Option<PathBuf>,
     /// `None` for those that are gone.
     by_id: HashMap<u64, Option<Arc<Cgroup>>>,
-    walked_ns: Option<u64>,
+    /// When the tree may be walked again.
+    walk_from_ns: u64,
 }
 
 impl Cgroups {
@@ -83,10 +87,7 @@ impl Cgroups {
         if let Some(path) = by_pid {
             return self.keep(id, Some(&path));
         }
-        let due = self
-            .walked_ns
-            .is_none_or(|then| now_ns.saturating_sub(then) >= WALK_EVERY_NS);
-        if !due {
+        if now_ns < self.walk_from_ns {
             return None;
         }
         let whole = self.walk(now_ns);
@@ -106,33 +107,38 @@ impl Cgroups {
 
     /// Looks at the whole tree; false when it was larger than the bound.
     pub fn walk(&mut self, now_ns: u64) -> bool {
-        self.walked_ns = Some(now_ns);
         let Some(mount) = self.mount.clone() else {
             return false;
         };
-        if let Some(root) = inode(&mount, "/") {
+        let left = self.look(&mount);
+        let looked = WALK_MAX - left.unwrap_or(0);
+        let rest_ns = u64::try_from(looked).map_or(u64::MAX, |n| n.saturating_mul(WALK_REST_NS));
+        self.walk_from_ns = now_ns.saturating_add(rest_ns.min(WALK_REST_MAX_NS));
+        left.is_some()
+    }
+
+    /// Keeps what is in the tree; how many more there could have been, `None` when there were.
+    fn look(&mut self, mount: &Path) -> Option<usize> {
+        if let Some(root) = inode(mount, "/") {
             self.keep(root, Some("/"));
         }
         let mut left = WALK_MAX;
         let mut open = VecDeque::from([String::new()]);
         while let Some(path) = open.pop_front() {
-            let Ok(entries) = fs::read_dir(place(&mount, &path)) else {
+            let Ok(entries) = fs::read_dir(place(mount, &path)) else {
                 continue;
             };
             for entry in entries.flatten() {
                 if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     continue;
                 }
-                if left == 0 {
-                    return false;
-                }
-                left -= 1;
+                left = left.checked_sub(1)?;
                 let below = format!("{path}/{}", entry.file_name().to_string_lossy());
                 self.keep(entry.ino(), Some(&below));
                 open.push_back(below);
             }
         }
-        true
+        Some(left)
     }
 
     fn keep(&mut self, id: u64, path: Option<&str>) -> Option<Arc<Cgroup>> {
@@ -315,13 +321,13 @@ mod tests {
         fs::create_dir(&late).unwrap();
         // Gone meanwhile: known all the same.
         fs::remove_dir(&below).unwrap();
-        assert!(cgroups.of(id, 1, None, 5 * WALK_EVERY_NS).is_some());
+        assert!(cgroups.of(id, 1, None, 5 * WALK_REST_MAX_NS).is_some());
 
-        // Not looked for again within the second, and not at all once a walk has missed it.
+        // Not looked for again before two directories allow it, and not at all once a walk has missed it.
         let id = fs::metadata(&late).unwrap().ino();
-        assert!(cgroups.of(id, 1, None, WALK_EVERY_NS - 1).is_none());
-        assert!(cgroups.of(id, 1, None, WALK_EVERY_NS).is_some());
-        assert!(cgroups.of(u64::MAX, 1, None, 3 * WALK_EVERY_NS).is_none());
+        assert!(cgroups.of(id, 1, None, 2 * WALK_REST_NS - 1).is_none());
+        assert!(cgroups.of(id, 1, None, 2 * WALK_REST_NS).is_some());
+        assert!(cgroups.of(u64::MAX, 1, None, 9 * WALK_REST_NS).is_none());
         assert!(Cgroups::default().of(id, 1, None, 0).is_none());
     }
 }
