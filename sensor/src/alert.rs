@@ -198,6 +198,8 @@ alert_fields! {
 pub struct Builder {
     ids: Ids,
     sequence: u64,
+    /// Of the next one alone.
+    again: Option<u64>,
     generation: u64,
 }
 
@@ -207,6 +209,7 @@ impl Builder {
         Builder {
             ids: Ids::new(table),
             sequence: 0,
+            again: None,
             generation: 0,
         }
     }
@@ -221,6 +224,11 @@ impl Builder {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Gives the next alert this number, which it had before; the one after it goes on from the highest there was.
+    pub fn again_as(&mut self, sequence: u64) {
+        self.again = Some(sequence);
     }
 
     /// Goes on with numbers behind this one.
@@ -250,7 +258,8 @@ impl Builder {
         tally: Option<Tally>,
         lost: u64,
     ) -> Alert {
-        self.sequence += 1;
+        let sequence = self.again.take().unwrap_or(self.sequence + 1);
+        self.sequence = self.sequence.max(sequence);
         let views: Vec<View<'_>> = events.iter().map(|e| self.view(e.as_ref())).collect();
         let known = known(&views);
         let clauses: Vec<String> = views
@@ -285,7 +294,7 @@ impl Builder {
             })
             .collect();
         Alert {
-            sequence: self.sequence,
+            sequence,
             generation: self.generation,
             wall_ns,
             rule: Arc::clone(rule),

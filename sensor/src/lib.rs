@@ -20,6 +20,7 @@ pub mod engine;
 pub mod enrich;
 pub mod eql;
 pub mod event;
+pub mod fd_store;
 pub mod json_lines;
 pub mod keep;
 pub mod kernel;

@@ -1,5 +1,7 @@
 //! Arguments in, exit code out. Prints an error and its causes once, on standard error.
 
+mod descriptors;
+
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
@@ -16,6 +18,7 @@ fn main() -> ExitCode {
     if let Some(code) = act::if_asked() {
         return code;
     }
+    let inherited = descriptors::inherited();
     let cli = Cli::parse();
     let filter = match EnvFilter::try_new(&cli.log) {
         Ok(filter) => filter,
@@ -28,7 +31,7 @@ fn main() -> ExitCode {
         }
     };
     log_to(filter);
-    match commands::dispatch(&cli) {
+    match commands::dispatch(&cli, inherited) {
         Ok(exit) => ExitCode::from(exit as u8),
         Err(failure) => {
             eprintln!("eql-sensor: {}", commands::chain(&failure.error));

@@ -69,6 +69,15 @@ impl Gaps {
         }
     }
 
+    /// Counting goes on from what was lost up to a moment.
+    pub fn going_on(at_ns: u64, total: u64) -> Gaps {
+        Gaps {
+            looked_ns: at_ns,
+            total,
+            ..Gaps::default()
+        }
+    }
+
     /// Takes note of the total lost so far, read at `now_ns`.
     pub fn observe(&mut self, now_ns: u64, total: u64) {
         let lost = total.saturating_sub(self.total);

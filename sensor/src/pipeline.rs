@@ -8,6 +8,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
@@ -23,21 +24,29 @@ use crate::enrich::environment::Wanted;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::procfs::Procfs;
 use crate::enrich::users::Users;
-use crate::enrich::{self, Enricher, Memory, Watched, host, records};
-use crate::event::{Event, Gauge, Kinds};
+use crate::enrich::{self, Enricher, Watched, host, records};
+use crate::event::{Event, Kinds};
+use crate::fd_store::FdStore;
 use crate::kernel::{
     self, Bulk, Counters, HookReport, HookState, Kernel, KindSet, LoadError, NamedKinds, Options,
     RingError, Widener,
 };
-use crate::loss::{self, GapReport, Losses, Stall};
+use crate::loss::{GapReport, Losses, Stall};
 use crate::metrics::{Gaps, Received};
 use crate::output::lifecycle;
 use crate::rule::{self, Actors, Rule};
 use crate::self_check::{self, SelfCheckError};
 use crate::watchdog::{Pulse, Stage};
 
+mod fault;
+mod going_on;
+mod record_log;
 mod sight;
 
+pub use fault::{Fault, UnknownFault};
+use going_on::{Own, Resumed, log_absence, resume};
+pub use going_on::{Recalled, Remembered};
+use record_log::RecordLog;
 pub use sight::{Basis, Sight};
 
 /// Between two looks at the kernel's counters and at the clocks.
@@ -88,6 +97,9 @@ pub trait Consumer {
     /// Takes what the stages before remember, to be kept with what the consumer remembers: together they say where a later run
     /// goes on.
     fn keep(&mut self, _: Remembered, _: &Status) {}
+
+    /// What an earlier run had taken and did not get to keep has been taken again.
+    fn caught_up(&mut self) {}
 }
 
 /// A word back to the stages before the consumer.
@@ -99,24 +111,20 @@ pub struct Orders {
     pub contents: contents::Wanted,
 }
 
-/// What the stages before the consumer know at one moment between two records.
-#[derive(Debug)]
-pub struct Remembered {
-    pub memory: Memory,
-    /// Boot clock, nanoseconds.
-    pub at_ns: u64,
-    /// Nothing comes after it.
-    pub last: bool,
-}
-
-/// What an earlier run remembered.
-#[derive(Debug)]
-pub struct Recalled {
-    pub memory: Memory,
-    /// Counts the images in it.
-    pub images: Gauge,
-    /// Boot clock, nanoseconds.
-    pub at_ns: u64,
+/// What a start needs.
+pub struct Start<'a> {
+    pub options: &'a Options,
+    pub processes: &'a config::Processes,
+    pub wanted: contents::Wanted,
+    pub files: &'a config::Files,
+    pub fault: Option<Fault>,
+    /// Hand over an event for each process found.
+    pub announce_scan: bool,
+    /// Have known acts reported and compared.
+    pub check: bool,
+    pub recalled: Option<Recalled>,
+    /// Where the kernel programs and the latest records are kept for the next run.
+    pub store: Option<FdStore>,
 }
 
 /// How things stand.
@@ -134,7 +142,10 @@ pub struct Status {
     pub kernel: Counters,
     pub enrich: enrich::Counters,
     pub hooks: Arc<[HookReport]>,
+    /// The log of records fills up: a state should be kept soon.
+    pub pressing: bool,
     pub(crate) checked: Checked,
+    pub(crate) own: Own,
 }
 
 /// Records of the self-check's child that come after it: they go no further.
@@ -154,41 +165,6 @@ pub struct Summary {
     pub contents: contents::Counters,
     /// The ring could not be emptied in time; what was left in it is neither received nor lost by the kernel.
     pub drained: bool,
-}
-
-/// A misbehaviour to be shown in tests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Leaves the ring alone for a time after the start, or until the end.
-    StopConsumer(Duration),
-    /// The engine takes an event and never comes back.
-    Stall,
-}
-
-/// `found` is no fault.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{found}` is no fault; allowed are stop-consumer=SECONDS and stall")]
-pub struct UnknownFault {
-    found: String,
-}
-
-impl std::str::FromStr for Fault {
-    type Err = UnknownFault;
-
-    fn from_str(text: &str) -> Result<Fault, UnknownFault> {
-        if text == "stall" {
-            return Ok(Fault::Stall);
-        }
-        let seconds = text
-            .strip_prefix("stop-consumer=")
-            .and_then(|s| s.parse().ok());
-        match seconds {
-            Some(seconds) => Ok(Fault::StopConsumer(Duration::from_secs(seconds))),
-            None => Err(UnknownFault {
-                found: text.to_owned(),
-            }),
-        }
-    }
 }
 
 /// Why the pipeline could not run.
@@ -230,24 +206,34 @@ pub struct Pipeline {
     /// When records were last counted, and how many there were.
     counted: (u64, u64),
     pulse: Arc<Pulse>,
+    log: Option<RecordLog>,
+    /// Taken by an earlier run, and in no state of it.
+    behind: Vec<Vec<u8>>,
+    /// The last record it took: the first in the ring may be the same.
+    last_taken: Option<Vec<u8>>,
+    /// Records that earlier runs took from this ring.
+    before: u64,
 }
 
 impl Pipeline {
-    /// Loads and attaches the programs, has known acts reported and compared if `check` says so, then reads `/proc`, so that no
-    /// process falls between. `announce_scan` hands an event for each process found to the consumer. What an earlier run recalls
-    /// is taken up; that nothing was recorded since is told as a gap. Needs a tokio runtime.
+    /// Loads and attaches the programs, or takes up those of an earlier run; has known acts reported and compared, then reads
+    /// `/proc`, so that no process falls between. What an earlier run recalls is taken up, with the records it had taken since.
+    /// Where nothing was recorded meanwhile that is told as a gap. Needs a tokio runtime.
     ///
     /// # Errors
     /// The kernel refuses what is required, a record is not as the act was, or signals can't be listened for.
-    pub fn start(
-        options: &Options,
-        processes: &config::Processes,
-        (wanted, files): (contents::Wanted, &config::Files),
-        fault: Option<Fault>,
-        announce_scan: bool,
-        check: bool,
-        recalled: Option<Recalled>,
-    ) -> Result<Pipeline, PipelineError> {
+    pub fn start(start: Start<'_>) -> Result<Pipeline, PipelineError> {
+        let Start {
+            options,
+            processes,
+            wanted,
+            files,
+            fault,
+            announce_scan,
+            check,
+            recalled,
+            mut store,
+        } = start;
         let stop = Stop::listen().map_err(PipelineError::Signals)?;
         let read = Arc::new(Notify::new());
         let answered = read.clone();
@@ -257,11 +243,23 @@ impl Pipeline {
         let attached_ns = boot_ns();
         let options = Options {
             environment: !processes.environment.is_empty(),
+            // Programs that outlive this process would leave out whoever gets its number.
+            own_tgid_excluded: options.own_tgid_excluded && store.is_none(),
             ..options.clone()
         };
-        let mut kernel = kernel::load(&options)?;
+        let mut kernel = kernel::load_or_adopt(&options, store.as_mut())?;
+        let adopted = kernel.is_adopted();
+        let Resumed { log, behind, exact } =
+            resume(store.as_mut(), recalled.as_ref().filter(|_| adopted));
+        let own = Own {
+            pids: store.as_ref().map(|_| {
+                let before = recalled.as_ref().map_or(0, |recalled| recalled.pid);
+                [std::process::id(), before]
+            }),
+            left_out: 0,
+        };
         let mut checked = self_check::Outcome::default();
-        if check {
+        if check && !adopted {
             kernel.want_own_name(true)?;
             checked = self_check::run(&mut kernel)?;
             kernel.want_own_name(false)?;
@@ -279,15 +277,35 @@ impl Pipeline {
         enricher.set_watched(Watched::new(options.bulk.watched.clone()));
         let mut gaps = Gaps::since_start(attached_ns);
         let mut scanned = Vec::new();
+        let mut before = 0;
         if let Some(mut recalled) = recalled {
-            gaps.away(recalled.at_ns, attached_ns);
-            log_absence(recalled.at_ns, attached_ns);
+            if adopted {
+                gaps = Gaps::going_on(recalled.at_ns, recalled.lost);
+                before = recalled.number;
+            }
             scanned.append(&mut recalled.memory.waiting);
             enricher.recall(recalled.memory, recalled.images);
-            enricher.forget_begun();
+            if exact {
+                tracing::info!(
+                    records = behind.records.len(),
+                    "the kernel programs went on without a daemon: nothing is missing; {} records are taken again",
+                    behind.records.len()
+                );
+            } else {
+                gaps.away(recalled.at_ns, attached_ns);
+                log_absence(recalled.at_ns, attached_ns);
+                enricher.forget_begun();
+            }
         }
-        // Stamped as of the attaching: what the scan found was there before the first record.
-        scanned.append(&mut enricher.seed(attached_ns, announce_scan));
+        if !exact {
+            // Stamped as of the attaching: what the scan found was there before the first record.
+            scanned.append(&mut enricher.seed(attached_ns, announce_scan));
+        }
+        if let Some(store) = store
+            && let Err(error) = kernel.keep_in(store)
+        {
+            tracing::error!("the kernel programs will not outlive this process: {error}");
+        }
         let status = Status {
             now_ns: attached_ns,
             gaps,
@@ -296,6 +314,7 @@ impl Pipeline {
                 key: checked.key,
                 late: Vec::new(),
             },
+            own,
             ..Status::default()
         };
         Ok(Pipeline {
@@ -314,6 +333,10 @@ impl Pipeline {
             ends_lost: 0,
             counted: (attached_ns, 0),
             pulse: Arc::default(),
+            log,
+            behind: behind.records,
+            last_taken: behind.last,
+            before,
         })
     }
 
@@ -327,6 +350,12 @@ impl Pipeline {
     #[must_use]
     pub fn widener(&self) -> Widener {
         self.kernel.widener()
+    }
+
+    /// For whoever keeps states: to say how many records one covers.
+    #[must_use]
+    pub fn covered(&self) -> Option<Arc<AtomicU64>> {
+        self.log.as_ref().map(RecordLog::covered)
     }
 
     /// The hooks in use, in one line.
@@ -405,9 +434,16 @@ impl Pipeline {
         for event in std::mem::take(&mut self.scanned) {
             self.reading.push(event, |event| consumer.event(event));
         }
+        for bytes in std::mem::take(&mut self.behind) {
+            let mut stages = self.stages();
+            // They are in the log.
+            stages.log = None;
+            stages.pass(&bytes, consumer);
+        }
         for bytes in std::mem::take(&mut self.held) {
             self.stages().pass(&bytes, consumer);
         }
+        self.catch_up(consumer).await?;
         let pumped = match self.hold_back().await {
             ControlFlow::Continue(()) => self.pump(consumer).await,
             ControlFlow::Break(()) => Ok(()),
@@ -509,6 +545,7 @@ impl Pipeline {
                 self.enricher.set_environment(wanted);
                 self.reading.want(orders.contents);
             }
+            self.status.pressing = self.log.as_ref().is_some_and(RecordLog::is_pressing);
             if consumer.is_keeping_due(&self.status) {
                 consumer.keep(self.remember(false), &self.status);
             }
@@ -522,17 +559,6 @@ impl Pipeline {
         }
     }
 
-    /// What a later run needs of the stages here.
-    fn remember(&self, last: bool) -> Remembered {
-        let mut memory = self.enricher.remember();
-        memory.waiting = self.reading.held();
-        Remembered {
-            memory,
-            at_ns: boot_ns(),
-            last,
-        }
-    }
-
     /// Says so when the ring holds records and gives none.
     fn watch_for_stall(&mut self) {
         let Status {
@@ -540,6 +566,7 @@ impl Pipeline {
         } = &self.status;
         let late = u64::try_from(self.status.checked.late.len()).unwrap_or(u64::MAX);
         let read = received.total() + received.undecodable + received.unknown_kinds + late;
+        let read = read + self.before + self.status.own.left_out;
         if let Some(waiting) = self.stall.observe(*now_ns, self.sent, read) {
             tracing::warn!(
                 "the ring holds {waiting} records and has given none for a second: a kernel program is still writing one before them"
@@ -620,6 +647,7 @@ impl Pipeline {
             enricher: &mut self.enricher,
             reading: &mut self.reading,
             status: &mut self.status,
+            log: self.log.as_mut(),
         };
         (&mut self.kernel, stages, &mut self.stop, &self.read)
     }
@@ -662,6 +690,7 @@ struct Stages<'p> {
     enricher: &'p mut Enricher,
     reading: &'p mut Reading,
     status: &'p mut Status,
+    log: Option<&'p mut RecordLog>,
 }
 
 impl Stages<'_> {
@@ -671,13 +700,18 @@ impl Stages<'_> {
             enricher,
             reading,
             status,
+            log,
         } = self;
+        if let Some(log) = log {
+            log.append(bytes);
+        }
         match decode(bytes) {
             Ok(record)
                 if status.checked.key == Some((record.header.tgid, record.header.start_ns)) =>
             {
                 status.checked.late.push(*record.header);
             }
+            Ok(record) if status.own.is_by(record.header) => status.own.left_out += 1,
             Ok(record) => {
                 status
                     .received
@@ -716,19 +750,6 @@ fn log_check(checked: &self_check::Outcome) {
     for (kind, why) in &checked.untried {
         tracing::info!("self-check: {} not tried: {why}", kind.name());
     }
-}
-
-/// Says that nobody watched for a time.
-fn log_absence(from_ns: u64, to_ns: u64) {
-    tracing::warn!(
-        target: lifecycle::GAP,
-        from_ns,
-        to_ns,
-        start = %loss::moment(from_ns, wall_offset_ns()),
-        end = %loss::moment(to_ns, wall_offset_ns()),
-        "sensor.gap: nothing was recorded for {} ms, since the sensor did not run",
-        to_ns.saturating_sub(from_ns) / 1_000_000
-    );
 }
 
 fn table_limits(processes: &config::Processes) -> TableLimits {

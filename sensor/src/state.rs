@@ -23,7 +23,7 @@ pub const FILE_NAME: &str = "state.bin";
 /// What the file begins with.
 const MAGIC: &[u8; 16] = b"eql-sensor state";
 /// Of the form of everything in it. Raised with every change of a type that is kept: a test holds a sample against it.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Magic, version, length, hash.
 const HEAD_LEN: usize = 16 + 4 + 8 + 32;
 /// Longest file that is written or read: the engine's and the table's own bounds are far below.
@@ -53,6 +53,11 @@ pub struct Taken {
     pub at_ns: u64,
     /// Of a run that was told to end.
     pub last: bool,
+    /// The process that took it.
+    pub pid: u32,
+    /// Records it covers, of those that came since the kernel programs were loaded, and those that were lost.
+    pub number: u64,
+    pub lost: u64,
 }
 
 /// What one rule for new terms has seen, on the boot clock.
@@ -66,7 +71,7 @@ pub struct Baseline {
 }
 
 keep! {
-    Taken { boot_id, at_ns, last }
+    Taken { boot_id, at_ns, last, pid, number, lost }
     Baseline { rule, digest, since_ns, terms }
 }
 
@@ -145,7 +150,7 @@ impl Saved {
     /// The bytes are not a whole file of this form.
     pub fn read(bytes: &[u8], host: &Arc<Host>) -> Result<Option<Saved>, ReadError> {
         let (head, body) = bytes.split_at_checked(HEAD_LEN).ok_or(ReadError::Foreign)?;
-        let mut head = Reader::new(head, Arc::default(), Gauge::default());
+        let mut head = Reader::plain(head);
         if head.raw(MAGIC.len())? != MAGIC {
             return Err(ReadError::Foreign);
         }

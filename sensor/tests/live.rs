@@ -40,6 +40,8 @@ mod file_acts;
 mod interest;
 #[path = "live/journal.rs"]
 mod journal;
+#[path = "live/kept.rs"]
+mod kept;
 #[path = "live/lookups.rs"]
 mod lookups;
 #[path = "live/loss.rs"]

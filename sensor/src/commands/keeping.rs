@@ -4,19 +4,26 @@
 //! gathers what is shared anyway; another one turns it into bytes. A write that takes long delays the next one, never the records.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::output::UnderWay;
 use crate::state::{Saved, Store};
 
 /// Between two states: what is at most forgotten when the daemon is killed.
 const EVERY: Duration = Duration::from_secs(5);
 
+/// For outputs to write the alerts that a state takes for told.
+const OUTPUTS_WAIT: Duration = Duration::from_secs(10);
+
+/// A state, and the alerts that it takes for told and that are not yet.
+type Job = (Saved, UnderWay);
+
 /// See the module.
 pub(super) struct Keeping {
-    thread: Option<(SyncSender<Saved>, JoinHandle<()>)>,
+    thread: Option<(SyncSender<Job>, JoinHandle<()>)>,
     busy: Arc<AtomicBool>,
     taken: Instant,
     /// Events made when the last state was taken.
@@ -35,13 +42,17 @@ impl Keeping {
     }
 
     /// Keeps states in a file. Without a thread to write them it keeps none, and says so.
-    pub(super) fn start(store: Store) -> Keeping {
+    /// `covered` is told how many records the last one covers.
+    pub(super) fn start(store: Store, covered: Option<Arc<AtomicU64>>) -> Keeping {
         let mut keeping = Keeping::nowhere();
+        // The first one is due at once: after a kill, what had to be taken again is in none.
+        let long_ago = keeping.taken.checked_sub(EVERY);
+        keeping.taken = long_ago.unwrap_or(keeping.taken);
         let (to, states) = sync_channel(1);
         let busy = Arc::clone(&keeping.busy);
         let thread = std::thread::Builder::new()
             .name("state".into())
-            .spawn(move || write_all(&store, &states, &busy));
+            .spawn(move || write_all(&store, &states, &busy, covered.as_deref()));
         match thread {
             Ok(thread) => keeping.thread = Some((to, thread)),
             Err(error) => tracing::error!("no thread to keep the state with: {error}"),
@@ -49,22 +60,22 @@ impl Keeping {
         keeping
     }
 
-    /// Whether it is time for a state, `events` events after the start.
-    pub(super) fn is_due(&self, events: u64) -> bool {
+    /// Whether it is time for a state, `events` events after the start. A `pressing` one comes as soon as can be.
+    pub(super) fn is_due(&self, events: u64, pressing: bool) -> bool {
         self.thread.is_some()
-            && self.taken.elapsed() >= EVERY
+            && (pressing || self.taken.elapsed() >= EVERY)
             && events != self.events
             && !self.busy.load(Ordering::Acquire)
     }
 
-    /// Has a state written.
-    pub(super) fn keep(&mut self, state: Saved, events: u64) {
+    /// Has a state written, once the alerts under way are.
+    pub(super) fn keep(&mut self, state: Saved, under_way: UnderWay, events: u64) {
         self.taken = Instant::now();
         self.events = events;
         if let Some((to, _)) = &self.thread {
             self.busy.store(true, Ordering::Release);
             // The thread ends with this end of the channel only.
-            let _ = to.send(state);
+            let _ = to.send((state, under_way));
         }
     }
 
@@ -83,9 +94,20 @@ impl Keeping {
     }
 }
 
-fn write_all(store: &Store, states: &Receiver<Saved>, busy: &AtomicBool) {
+fn write_all(
+    store: &Store,
+    states: &Receiver<Job>,
+    busy: &AtomicBool,
+    covered: Option<&AtomicU64>,
+) {
     let mut failing = false;
-    for state in states {
+    for (state, under_way) in states {
+        if !under_way.wait(OUTPUTS_WAIT) {
+            tracing::warn!(
+                "an output has not taken its alerts for {} s; a kill now would lose them for it",
+                OUTPUTS_WAIT.as_secs()
+            );
+        }
         let begun = Instant::now();
         match store.save(&state) {
             Ok(bytes) => {
@@ -96,6 +118,9 @@ fn write_all(store: &Store, states: &Receiver<Saved>, busy: &AtomicBool) {
                     "state kept in {} ms",
                     begun.elapsed().as_millis()
                 );
+                if let Some(covered) = covered {
+                    covered.store(state.taken.number, Ordering::Release);
+                }
                 failing = false;
             }
             Err(error) if !failing => {

@@ -3,14 +3,15 @@
 //! In: events, and what other threads leave at the desk. Out: alerts to the outputs, copies of events to those who tail, numbers to
 //! those who ask. New rules take over between two events, with what unchanged ones remember. It never waits for anybody.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use crate::alert;
@@ -19,6 +20,7 @@ use crate::control::state::State;
 use crate::control::{Ask, Desk, Tail};
 use crate::engine::{self, Engine, Match, Snapshot, Tally};
 use crate::event::{Event, Evidence, Gauge};
+use crate::output::handed::{Earlier, Handed};
 use crate::output::{Outputs, lifecycle};
 use crate::pipeline::{self, Consumer, Orders, Remembered, Status, Summary};
 use crate::reload::{Roster, Set, Swapped};
@@ -69,6 +71,9 @@ pub(super) struct Matching {
     pub(super) baselines: Baselines,
     keeping: Keeping,
     boot_id: Arc<str>,
+    handed: Option<Arc<Handed>>,
+    /// Numbers that alerts had in the last run, by what they are about.
+    again: HashMap<u128, VecDeque<u64>>,
     /// Told which stage is at work.
     pulse: Arc<Pulse>,
     started: Instant,
@@ -98,6 +103,8 @@ impl Matching {
             baselines: Baselines::nowhere(),
             keeping: Keeping::nowhere(),
             boot_id: Arc::default(),
+            handed: None,
+            again: HashMap::new(),
             pulse,
             started: now,
             told: (now, String::new()),
@@ -105,12 +112,27 @@ impl Matching {
     }
 
     /// Keeps the state in a file, for this boot, and goes on from what it held at the start.
-    pub(super) fn keep_in(&mut self, store: Store, boot_id: Arc<str>, kept: Option<Kept>) {
-        self.keeping = Keeping::start(store);
+    pub(super) fn keep_in(
+        &mut self,
+        store: Store,
+        covered: Option<Arc<AtomicU64>>,
+        boot_id: Arc<str>,
+        kept: Option<Kept>,
+    ) {
+        self.keeping = Keeping::start(store, covered);
         self.boot_id = boot_id;
         if let Some(kept) = kept {
             self.recall(kept);
         }
+    }
+
+    /// Notes alerts and how far outputs are where it outlives this process. What an earlier run had told is not told again.
+    pub(super) fn follow(&mut self, handed: Handed, earlier: Earlier) {
+        let handed = Arc::new(handed);
+        self.outputs.follow(&handed, &earlier);
+        self.handed = Some(handed);
+        self.alerts.go_on_from(earlier.last);
+        self.again = earlier.numbers;
     }
 
     /// Goes on where an earlier run stopped, whose boot this is, as far as rules are the same.
@@ -164,6 +186,9 @@ impl Matching {
                 boot_id: Arc::clone(&self.boot_id),
                 at_ns: remembered.at_ns,
                 last: remembered.last,
+                pid: std::process::id(),
+                number: remembered.number,
+                lost: remembered.lost,
             },
             memory: remembered.memory,
             engine: self.engine.save(Arc::clone),
@@ -192,6 +217,14 @@ impl Matching {
         let lost = begun.map_or(0, |begun| status.gaps.since(begun));
         if let Some(count) = self.by_rule.get_mut(found.rule) {
             *count += 1;
+        }
+        if let Some(handed) = &self.handed {
+            let about = about(&rule.id, &found.events);
+            let number = self.again.get_mut(&about).and_then(VecDeque::pop_front);
+            match number {
+                Some(number) => self.alerts.again_as(number),
+                None => handed.note(self.alerts.count() + 1, about),
+            }
         }
         if let Some(last) = found.events.last() {
             self.programs.alert(last);
@@ -332,7 +365,6 @@ impl Matching {
         let hidden = self.hidden();
         let rules: Vec<Arc<Rule>> = self.roster.iter().cloned().collect();
         self.baselines.finish(&self.engine, &rules);
-        self.keeping.finish();
         let forgotten = forgotten(&self.engine);
         let alerts = self.alerts.count();
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
@@ -345,6 +377,8 @@ impl Matching {
                 );
             }
         }
+        // Last: what it takes for told is told by now.
+        self.keeping.finish();
         let evicted: u64 = self
             .engine
             .counters()
@@ -363,6 +397,22 @@ impl Matching {
             "ended"
         );
     }
+}
+
+/// What an alert is about: the same after a restart, whatever its number.
+fn about(rule: &str, events: &[Arc<Event>]) -> u128 {
+    let mut hash = Sha256::new();
+    hash.update(rule);
+    for event in events {
+        let facts = &event.process.facts;
+        hash.update([event.kind as u8]);
+        hash.update(event.boot_ns.to_le_bytes());
+        hash.update(facts.start_ns.to_le_bytes());
+        hash.update(facts.pid.to_le_bytes());
+    }
+    let hash: [u8; 32] = hash.finalize().into();
+    hash.first_chunk::<16>()
+        .map_or(0, |first| u128::from_le_bytes(*first))
 }
 
 fn rule(roster: &Roster, number: usize) -> Option<&Arc<Rule>> {
@@ -433,14 +483,27 @@ impl Consumer for Matching {
     }
 
     fn is_keeping_due(&self, status: &Status) -> bool {
-        self.keeping.is_due(status.received.total())
+        self.keeping
+            .is_due(status.received.total(), status.pressing)
     }
 
     fn keep(&mut self, remembered: Remembered, status: &Status) {
         if self.keeping.is_somewhere() {
             let saved = self.saved(remembered);
-            self.keeping.keep(saved, status.received.total());
+            let under_way = self.outputs.under_way();
+            self.keeping.keep(saved, under_way, status.received.total());
         }
+    }
+
+    fn caught_up(&mut self) {
+        let left = self.again.values().flatten();
+        let missing = left.filter(|number| !self.outputs.have(**number)).count();
+        if missing > 0 {
+            tracing::warn!(
+                "{missing} alerts of the last run do not come again; outputs may lack them"
+            );
+        }
+        self.again = HashMap::new();
     }
 }
 

@@ -42,6 +42,7 @@ use crate::config::Config;
 use crate::document::{Problem, Severity, os_text};
 use crate::engine::{self, Engine};
 use crate::event::{FieldTable, Fields};
+use crate::fd_store::Inherited;
 use crate::output;
 use crate::rule::{self, Rule};
 use crate::tuning::{Gate, Tuning};
@@ -100,9 +101,9 @@ impl<T, E: Into<anyhow::Error>> OrExit<T> for Result<T, E> {
 ///
 /// # Errors
 /// Whatever ended it early; [`Failure::exit`] says with which code.
-pub fn dispatch(cli: &Cli) -> Result<Exit, Failure> {
+pub fn dispatch(cli: &Cli, inherited: Inherited) -> Result<Exit, Failure> {
     match &cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, inherited),
         Command::Status(args) => control::status(args),
         Command::Reload(args) => control::reload(args),
         Command::Rules(args) => control::rules(args),

@@ -20,7 +20,7 @@ use crate::event::{Event, Kind, Kinds};
 use crate::kernel::Counters;
 use crate::loss::GapReport;
 use crate::output::json::write_event;
-use crate::pipeline::{self, Consumer, Pipeline, Status, Summary};
+use crate::pipeline::{self, Consumer, Pipeline, Start, Status, Summary};
 
 /// Blocks of lines on their way to the writer.
 const BLOCKS_MAX: usize = 4;
@@ -51,15 +51,17 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
             false => contents::Wanted::NOTHING,
         };
         let announce_scan = options.scope.is_empty();
-        let pipeline = Pipeline::start(
-            &options,
-            &config.processes,
-            (wanted, &config.files),
-            args.kernel.fault,
+        let pipeline = Pipeline::start(Start {
+            options: &options,
+            processes: &config.processes,
+            wanted,
+            files: &config.files,
+            fault: args.kernel.fault,
             announce_scan,
-            config.kernel.self_check,
-            None,
-        );
+            check: config.kernel.self_check,
+            recalled: None,
+            store: None,
+        });
         let pipeline = pipeline.map_err(live::failure)?;
         live::ready(&pipeline, "recording");
         let recorded = only.map_or(Kinds::ALL, |only| only.and(OF_ITSELF));

@@ -18,9 +18,11 @@ use crate::control::server::{BindError, Server};
 use crate::control::{Bell, Desk, Socket};
 use crate::enrich::host;
 use crate::event::{Kind, Kinds};
+use crate::fd_store::{FdStore, Inherited};
 use crate::kernel::Options;
 use crate::output::Outputs;
-use crate::pipeline::{self, Pipeline, Recalled, Sight};
+use crate::output::handed::{Earlier, Handed};
+use crate::pipeline::{self, Pipeline, Recalled, Sight, Start};
 use crate::reload::{self, Kept, Refused, Reloader, Roster, Set};
 use crate::rule::{self, Verdict};
 use crate::state::{Saved, Store};
@@ -30,7 +32,7 @@ use crate::watchdog;
 ///
 /// # Errors
 /// Settings, flags or rules that can't be, a kernel that refuses, an output that can't be opened.
-pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
+pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
     Config::default()
         .apply_kernel(&args.kernel)
         .or_exit(Exit::Usage)?;
@@ -70,16 +72,23 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         let host = Arc::new(host::this_host(directory.as_deref()));
         let saved = store.as_ref().and_then(|store| store.load(&host));
         let (recalled, remembered) = saved.map(parts).unzip();
+        let mut descriptors = FdStore::of_this_service(inherited).filter(|_| store.is_some());
+        let followed = descriptors.as_mut().and_then(|descriptors| {
+            let behind = remembered.as_ref().map(|kept: &matching::Kept| kept.alerts);
+            followed(descriptors, behind)
+        });
         let announce_scan = options.scope.is_empty() && interest.contains(Kind::AlreadyRunning);
-        let pipeline = Pipeline::start(
-            &options,
-            &config.processes,
-            (pipeline::reading_for(&rules), &config.files),
-            args.kernel.fault,
+        let pipeline = Pipeline::start(Start {
+            options: &options,
+            processes: &config.processes,
+            wanted: pipeline::reading_for(&rules),
+            files: &config.files,
+            fault: args.kernel.fault,
             announce_scan,
-            config.kernel.self_check,
+            check: config.kernel.self_check,
             recalled,
-        );
+            store: descriptors,
+        });
         let pipeline = pipeline.map_err(live::failure)?;
         let reloader = Arc::new(Reloader::new(
             args.clone(),
@@ -93,7 +102,11 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
         let mut matching = Matching::new(set, outputs, desk, Arc::clone(&pulse));
         matching.baselines = baselines;
         if let Some(store) = store {
-            matching.keep_in(store, Arc::clone(&host.boot_id), remembered);
+            let covered = pipeline.covered();
+            matching.keep_in(store, covered, Arc::clone(&host.boot_id), remembered);
+        }
+        if let Some((handed, earlier)) = followed {
+            matching.follow(handed, earlier);
         }
         serve(server.as_ref(), &config.control, bell, &reloader)?;
         log_verdicts(&roster, &pipeline.sight());
@@ -106,12 +119,29 @@ pub fn run(args: &RunArgs) -> Result<Exit, Failure> {
     })
 }
 
+/// Where it is noted which alerts are told, with what an earlier run noted of those behind the last one its state covers.
+fn followed(descriptors: &mut FdStore, behind: Option<u64>) -> Option<(Handed, Earlier)> {
+    let resumed = behind.map_or(Ok(None), |behind| Handed::resume(descriptors, behind));
+    let noted = match resumed {
+        Ok(Some(noted)) => Ok(noted),
+        Ok(None) => Handed::begin(descriptors).map(|handed| (handed, Earlier::default())),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &noted {
+        tracing::error!("alerts may be told twice after a kill: {error}");
+    }
+    noted.ok()
+}
+
 /// What an earlier run left: for the stages before the engine, and for it.
 fn parts(saved: Saved) -> (Recalled, matching::Kept) {
     let recalled = Recalled {
         memory: saved.memory,
         images: saved.images,
         at_ns: saved.taken.at_ns,
+        number: saved.taken.number,
+        lost: saved.taken.lost,
+        pid: saved.taken.pid,
     };
     let kept = matching::Kept {
         engine: saved.engine,

@@ -102,6 +102,12 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads bytes that hold no event.
+    #[must_use]
+    pub fn plain(bytes: &'a [u8]) -> Reader<'a> {
+        Reader::new(bytes, Arc::default(), Gauge::default())
+    }
+
     /// # Errors
     /// Something is left.
     pub fn end(self) -> Result<(), Broken> {

@@ -4,6 +4,7 @@
 //! the reason why a required one could not be had. Must never run on with a required hook missing.
 
 mod checked;
+mod kept;
 mod offered;
 mod programs;
 mod verify;
@@ -11,7 +12,7 @@ mod widen;
 
 use std::{
     fs, io,
-    os::fd::AsRawFd,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
@@ -29,6 +30,8 @@ use sensor_ebpf::{
 use zerocopy::IntoBytes;
 
 use crate::config::{WatchError, watch_entry};
+use crate::fd_store::FdStore;
+use kept::{Adopted, Found, Kept};
 pub use offered::offered;
 use programs::{BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH};
 pub use verify::{Verdict, Verified, verify};
@@ -84,6 +87,10 @@ pub enum LoadError {
     },
     #[error("cannot read what the kernel programs log")]
     Diagnostics(#[source] aya_log::Error),
+    #[error("{0} of the kernel programs can not be kept or taken up")]
+    Kept(String),
+    #[error("descriptors of the kernel programs can not be kept or taken up")]
+    Descriptors(#[source] io::Error),
     #[error("no hook for {kind:?} records, which are required: {reasons}")]
     Required { kind: Kind, reasons: String },
 }
@@ -96,6 +103,8 @@ pub struct Kernel {
     programs: Arc<Mutex<Programs>>,
     ring: Ring,
     hooks: Vec<HookReport>,
+    /// Loaded by an earlier daemon.
+    adopted: bool,
     diagnostics: Option<Diagnostics>,
     /// Records that are no part of the account, by kind.
     left_out: [KindCounters; Kind::SLOTS],
@@ -111,6 +120,11 @@ struct Programs {
     /// See [`Attaching`].
     held: Vec<&'static str>,
     served: [u32; 2],
+    /// See [`kept::stamp`].
+    stamp: [u8; 32],
+    /// Those of an earlier daemon.
+    adopted: Vec<Adopted>,
+    kept: Option<Kept>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -128,6 +142,16 @@ type Diagnostics = Box<dyn FnMut() + Send>;
 /// No object in this build, no permission, a kernel that lacks something required, or a required hook that can not be had; each
 /// names what is missing. Nothing stays attached then.
 pub fn load(options: &Options) -> Result<Kernel, LoadError> {
+    load_or_adopt(options, None)
+}
+
+/// The same; where an earlier daemon's programs are in the store and fit, they are taken up instead, and what they do not report
+/// yet is attached beside them.
+///
+/// # Errors
+///
+/// Those of [`load`].
+pub fn load_or_adopt(options: &Options, store: Option<&mut FdStore>) -> Result<Kernel, LoadError> {
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
@@ -136,7 +160,60 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
         raise_memlock()?;
     }
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
-    let mut ebpf = load_object(options, &support, &kernel_btf)?;
+    let stamp = kept::stamp(&support, options);
+    let mut adopted = None;
+    if let Some(store) = store
+        && let Some(found) = Found::look(store, &stamp)
+    {
+        let programs = load_object(options, &support, &kernel_btf)
+            .and_then(|ebpf| found.programs(ebpf, options));
+        adopted = kept::or_give_up(programs, store);
+    }
+    let is_adopted = adopted.is_some();
+    let mut programs = match adopted {
+        Some(programs) => programs,
+        None => attach_anew(options, &support, &kernel_btf, stamp)?,
+    };
+    let ring = programs
+        .ebpf
+        .take_map("RING")
+        .ok_or(LoadError::NotInObject("RING"))?;
+    let ring = RingBuf::try_from(ring).map_err(|cause| LoadError::Map {
+        name: "RING",
+        cause,
+    })?;
+    let diagnostics = if options.diagnostics {
+        let mut logger = EbpfLogger::init(&mut programs.ebpf).map_err(LoadError::Diagnostics)?;
+        Some(Box::new(move || logger.flush()) as Diagnostics)
+    } else {
+        None
+    };
+    let nothing = [KindCounters::default(); Kind::SLOTS];
+    let left_out = programs.kept.as_ref().map_or(nothing, |kept| kept.left_out);
+    let mut kernel = Kernel {
+        hooks: programs.hooks.clone(),
+        programs: Arc::new(Mutex::new(programs)),
+        ring: Ring::Idle(ring),
+        adopted: is_adopted,
+        diagnostics,
+        left_out,
+        counted: Mutex::default(),
+    };
+    if is_adopted {
+        kernel.widener().widen(options.kinds, &options.named)?;
+        kernel.look_at_hooks();
+    }
+    Ok(kernel)
+}
+
+/// Programs that nobody loaded before.
+fn attach_anew(
+    options: &Options,
+    support: &Support,
+    kernel_btf: &KernelBtf,
+    stamp: [u8; 32],
+) -> Result<Programs, LoadError> {
+    let mut ebpf = load_object(options, support, kernel_btf)?;
     if options.kinds.contains(Kind::Open) {
         watch(&mut ebpf, &options.bulk.watched)?;
     }
@@ -144,7 +221,7 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     let mut attaching = Attaching {
         ebpf: &mut ebpf,
         btf: &support.btf,
-        kernel_btf: &kernel_btf,
+        kernel_btf,
         held: Vec::new(),
         served: [0; 2],
     };
@@ -153,33 +230,15 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
         attaching.kind(kind, options, &mut hooks)?;
     }
     let (held, served) = (attaching.held, attaching.served);
-    let ring = ebpf
-        .take_map("RING")
-        .ok_or(LoadError::NotInObject("RING"))?;
-    let ring = RingBuf::try_from(ring).map_err(|cause| LoadError::Map {
-        name: "RING",
-        cause,
-    })?;
-    let diagnostics = if options.diagnostics {
-        let mut logger = EbpfLogger::init(&mut ebpf).map_err(LoadError::Diagnostics)?;
-        Some(Box::new(move || logger.flush()) as Diagnostics)
-    } else {
-        None
-    };
-    let programs = Programs {
+    Ok(Programs {
         ebpf,
         options: options.clone(),
-        hooks: hooks.clone(),
+        hooks,
         held,
         served,
-    };
-    Ok(Kernel {
-        programs: Arc::new(Mutex::new(programs)),
-        ring: Ring::Idle(ring),
-        hooks,
-        diagnostics,
-        left_out: [KindCounters::default(); Kind::SLOTS],
-        counted: Mutex::default(),
+        stamp,
+        adopted: Vec::new(),
+        kept: None,
     })
 }
 
@@ -224,13 +283,18 @@ impl Kernel {
         drained
     }
 
+    /// Hands over one record if there is one.
+    pub fn drain_one(&mut self, on_record: impl FnMut(&[u8])) -> usize {
+        self.ring.drain_one(on_record)
+    }
+
     fn log_diagnostics(&mut self) {
         if let Some(pass_on) = &mut self.diagnostics {
             pass_on();
         }
     }
 
-    /// Detaches every program; what is in the ring can still be drained, and the counters still be read.
+    /// Detaches every program, unless somebody else keeps them attached; what is in the ring can still be drained, and the counters still be read.
     pub fn detach(&mut self) {
         let mut programs = locked(&self.programs);
         for program in PROGRAMS {
@@ -239,6 +303,7 @@ impl Kernel {
             };
             unload(loaded);
         }
+        programs.adopted.clear();
     }
 
     /// Has everything wanted of processes by the name of this very program from their next exec on, whatever the options say;
@@ -282,7 +347,8 @@ impl Kernel {
             }
             kinds.push((kind, counters));
         }
-        let skipped = skipped(ebpf);
+        let mut skipped = skipped(ebpf);
+        skipped.extend(programs.adopted.iter().filter_map(Adopted::skipped));
         let counters = Counters {
             kinds,
             recursion_misses: skipped.iter().map(|(_, count)| count).sum(),
@@ -318,7 +384,7 @@ fn skipped(ebpf: &Ebpf) -> Vec<(&'static str, u64)> {
         if is_new
             && let Some(program) = ebpf.program(entry.name)
             && let Some(fd) = program_fd(program)
-            && let Some(count) = fdinfo(&fd, "recursion_misses")
+            && let Some(count) = fdinfo(fd.as_fd(), "recursion_misses")
         {
             skipped.push((entry.name, count));
         }
@@ -346,9 +412,8 @@ fn add(counters: &mut KindCounters, row: &[u64; Count::SLOTS]) {
 }
 
 /// One number of a descriptor's `/proc/self/fdinfo`.
-fn fdinfo(fd: &ProgramFd, name: &str) -> Option<u64> {
-    use std::os::fd::AsFd;
-    let path = format!("/proc/self/fdinfo/{}", fd.as_fd().as_raw_fd());
+fn fdinfo(fd: BorrowedFd<'_>, name: &str) -> Option<u64> {
+    let path = format!("/proc/self/fdinfo/{}", fd.as_raw_fd());
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim_start_matches(':').trim().parse().ok()

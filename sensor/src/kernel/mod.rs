@@ -13,10 +13,11 @@ mod support;
 
 use std::path::PathBuf;
 
+use crate::keep::{Broken, Keep, Reader, Writer};
 pub use bulk::Bulk;
 pub use load::{
     Kernel, LoadError, Verdict, Verified, Widener, has_object, hooks_for, is_always_wanted,
-    is_required, load, offered, verify,
+    is_required, load, load_or_adopt, offered, verify,
 };
 pub use named::{NAMES_MAX, NamedKinds};
 pub use ring::RingError;
@@ -77,6 +78,16 @@ impl KindSet {
     /// A bit for each kind, by its number.
     pub(super) fn bits(self) -> u32 {
         self.0
+    }
+}
+
+impl Keep for KindSet {
+    fn write(&self, to: &mut Writer) {
+        self.0.write(to);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Broken> {
+        u32::read(from).map(KindSet)
     }
 }
 

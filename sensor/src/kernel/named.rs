@@ -12,6 +12,7 @@ use aya::{
 use sensor_ebpf::{Kind, settings::NAME_KEY_LEN};
 
 use super::{KindSet, LoadError};
+use crate::keep::{Broken, Keep, Reader, Writer};
 
 /// Most names that the kernel programs are told of.
 pub const NAMES_MAX: usize = 4096;
@@ -37,6 +38,23 @@ pub(super) type NameKey = [u64; NAME_KEY_LEN / 8];
 pub struct NamedKinds {
     kinds: KindSet,
     names: BTreeMap<NameKey, KindSet>,
+}
+
+impl Keep for NamedKinds {
+    fn write(&self, to: &mut Writer) {
+        self.kinds.write(to);
+        let names = self.names.iter().map(|(name, kinds)| (*name, *kinds));
+        names.collect::<Vec<_>>().write(to);
+    }
+
+    fn read(from: &mut Reader<'_>) -> Result<Self, Broken> {
+        let kinds = Keep::read(from)?;
+        let names: Vec<(NameKey, KindSet)> = Keep::read(from)?;
+        Ok(NamedKinds {
+            kinds,
+            names: names.into_iter().collect(),
+        })
+    }
 }
 
 impl NamedKinds {

@@ -4,6 +4,7 @@
 //! the caller returns, so the caller must copy what it keeps and must not wait.
 
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
@@ -53,6 +54,24 @@ impl Ring {
         }
     }
 
+    /// Hands over one record, if there is one.
+    pub(super) fn drain_one(&mut self, on_record: impl FnMut(&[u8])) -> usize {
+        match self {
+            Ring::Idle(ring) => take(ring, 1, on_record),
+            Ring::Watched(watched) => take(watched.get_mut(), 1, on_record),
+            Ring::Gone => 0,
+        }
+    }
+
+    /// For others to keep.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Ring::Idle(ring) => Some(ring.as_fd()),
+            Ring::Watched(watched) => Some(watched.get_ref().as_fd()),
+            Ring::Gone => None,
+        }
+    }
+
     fn watch(&mut self) -> Result<&mut AsyncFd<RingBuf<MapData>>, RingError> {
         if matches!(self, Ring::Idle(_)) {
             let Ring::Idle(ring) = std::mem::replace(self, Ring::Gone) else {
@@ -72,9 +91,13 @@ impl Ring {
     }
 }
 
-fn take_all(ring: &mut RingBuf<MapData>, mut on_record: impl FnMut(&[u8])) -> usize {
+fn take_all(ring: &mut RingBuf<MapData>, on_record: impl FnMut(&[u8])) -> usize {
+    take(ring, BATCH_MAX, on_record)
+}
+
+fn take(ring: &mut RingBuf<MapData>, max: usize, mut on_record: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
-    while count < BATCH_MAX {
+    while count < max {
         let Some(record) = ring.next() else {
             break;
         };

@@ -5,7 +5,7 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -71,13 +71,18 @@ impl File {
             .custom_flags((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits().cast_signed())
             .open(path)?;
         let metadata = file.metadata()?;
+        let bytes = if metadata.is_file() {
+            cut_half_line(path, &file, metadata.len())?
+        } else {
+            metadata.len()
+        };
         Ok(File {
             path: path.to_owned(),
             file,
             rotation,
             reserve_bytes: RESERVE_BYTES,
             line: Vec::new(),
-            bytes: metadata.len(),
+            bytes,
             identity: (metadata.dev(), metadata.ino()),
             is_plain: metadata.is_file(),
             opened_at,
@@ -151,6 +156,52 @@ impl File {
         self.looked = Some(Instant::now());
         Ok(())
     }
+}
+
+/// Longest line looked for at the end of a file.
+const LINE_BYTES_MAX: u64 = 16 << 20;
+
+/// The last of a file, up to its end at `length`.
+fn tail(path: &Path, length: u64) -> io::Result<Vec<u8>> {
+    let from = length.saturating_sub(LINE_BYTES_MAX);
+    let mut tail = vec![0; usize::try_from(length - from).unwrap_or(0)];
+    std::fs::File::open(path)?.read_exact_at(&mut tail, from)?;
+    Ok(tail)
+}
+
+/// Takes away half a line that a killed writer left at the end. Returns the length there is then.
+fn cut_half_line(path: &Path, file: &std::fs::File, length: u64) -> io::Result<u64> {
+    let mut last = [0];
+    if length == 0 {
+        return Ok(0);
+    }
+    // Not read through the descriptor that appends: it can not.
+    let whole =
+        std::fs::File::open(path).and_then(|file| file.read_exact_at(&mut last, length - 1));
+    if whole.is_err() || last == *b"\n" {
+        return Ok(length);
+    }
+    let tail = tail(path, length)?;
+    let Some(end) = tail.iter().rposition(|byte| *byte == b'\n') else {
+        // Not a file of lines, or one whose first is half: nothing before it is worth keeping whole.
+        return Ok(length);
+    };
+    let half = (tail.len() - end - 1) as u64;
+    file.set_len(length - half)?;
+    Ok(length - half)
+}
+
+/// Number of the last alert in a file.
+#[must_use]
+pub fn last_sequence(path: &Path) -> Option<u64> {
+    let length = std::fs::metadata(path).ok()?.len();
+    let tail = tail(path, length).ok()?;
+    let line = tail
+        .strip_suffix(b"\n")?
+        .rsplit(|byte| *byte == b'\n')
+        .next()?;
+    let document: serde_json::Value = serde_json::from_slice(line).ok()?;
+    document.pointer("/event/sequence")?.as_u64()
 }
 
 impl Sink for File {
@@ -227,6 +278,27 @@ mod tests {
             file.write(&alert(), &NOT_ENDING).unwrap();
             file.settle().unwrap();
         }
+        assert_eq!(lines(&path), 2);
+    }
+
+    #[test]
+    fn half_a_line_of_a_killed_writer_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let mut file = File::open(&path, NEVER).unwrap();
+        assert_eq!(last_sequence(&path), None);
+        let mut last = alert();
+        last.sequence = 41;
+        file.write(&last, &NOT_ENDING).unwrap();
+        assert_eq!(last_sequence(&path), Some(41));
+        let whole = std::fs::read(&path).unwrap();
+        let mut torn = whole.clone();
+        torn.extend_from_slice(&whole[..whole.len() / 2]);
+        std::fs::write(&path, &torn).unwrap();
+        assert_eq!(last_sequence(&path), None);
+        let mut file = File::open(&path, NEVER).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        file.write(&alert(), &NOT_ENDING).unwrap();
         assert_eq!(lines(&path), 2);
     }
 

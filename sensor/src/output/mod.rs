@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod explanation;
 pub mod file;
+pub mod handed;
 pub mod journal_log;
 pub mod journald;
 pub mod json;
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{
     Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use crate::cli::{Format, Output};
 use crate::rule::Severity;
 
 use file::Rotation;
+use handed::{Earlier, Handed, Mark};
 use suppress::Suppressor;
 
 /// How often held alerts are looked at for summaries that are due.
@@ -137,6 +139,15 @@ struct Shared {
     dropped: AtomicU64,
     below: AtomicU64,
     give_up: AtomicBool,
+    /// Number of the last alert that an earlier run had written: up to it, none is for this output.
+    before: AtomicU64,
+    mark: OnceLock<Mark>,
+}
+
+impl Shared {
+    fn has(&self, alert: &Alert) -> bool {
+        alert.sequence <= self.before.load(Ordering::Relaxed)
+    }
 }
 
 /// One output, its queue and its thread.
@@ -146,6 +157,30 @@ struct Lane {
     queue: Option<SyncSender<Arc<Alert>>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
+}
+
+/// Alerts handed over and not written at one moment.
+#[derive(Default)]
+pub struct UnderWay(Vec<(u64, Arc<Shared>)>);
+
+impl UnderWay {
+    /// Waits until they are written or turned away, for a time. Says whether they are.
+    #[must_use]
+    pub fn wait(&self, patience: Duration) -> bool {
+        const STEP: Duration = Duration::from_millis(2);
+        let until = Instant::now() + patience;
+        let is_done = |(sent, shared): &(u64, Arc<Shared>)| {
+            let written = shared.written.load(Ordering::Relaxed);
+            written + shared.dropped.load(Ordering::Relaxed) >= *sent
+        };
+        while !self.0.iter().all(is_done) {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(STEP);
+        }
+        true
+    }
 }
 
 /// All outputs alerts go to.
@@ -216,6 +251,9 @@ struct Door {
 
 impl Door {
     fn send(&self, alert: &Arc<Alert>) {
+        if self.shared.has(alert) {
+            return;
+        }
         if alert.rule.severity < self.severity_min {
             self.shared.below.fetch_add(1, Ordering::Relaxed);
             return;
@@ -291,6 +329,41 @@ impl Outputs {
     pub fn add(&mut self, output: Output, sink: Box<dyn Sink>, queue_max: usize) -> io::Result<()> {
         self.lanes.push(Lane::start(output, sink, queue_max)?);
         Ok(())
+    }
+
+    /// Notes from now on how far each output is. What one had already before a kill it does not get again.
+    pub fn follow(&mut self, handed: &Arc<Handed>, earlier: &Earlier) {
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let (begun, mut done) = earlier.of(&lane.output).unwrap_or_default();
+            if begun > done
+                && let Output::File(path) = &lane.output
+                && file::last_sequence(path) == Some(begun)
+            {
+                done = begun;
+            }
+            lane.shared.before.store(done, Ordering::Relaxed);
+            if let Some(mark) = handed.follow(index, &lane.output, done) {
+                // Only ever set here.
+                let _ = lane.shared.mark.set(mark);
+            }
+        }
+    }
+
+    /// Whether every output had an alert before a kill.
+    #[must_use]
+    pub fn have(&self, sequence: u64) -> bool {
+        let before = |lane: &Lane| lane.shared.before.load(Ordering::Relaxed);
+        self.lanes.iter().all(|lane| sequence <= before(lane))
+    }
+
+    /// What each output has yet to write of what it was given.
+    #[must_use]
+    pub fn under_way(&self) -> UnderWay {
+        let of = |lane: &Lane| {
+            let shared = Arc::clone(&lane.shared);
+            (shared.sent.load(Ordering::Relaxed), shared)
+        };
+        UnderWay(self.lanes.iter().map(of).collect())
     }
 
     /// Hands an alert to every output. Never waits.
@@ -387,7 +460,7 @@ impl Lane {
     }
 
     fn send(&self, alert: &Arc<Alert>) {
-        if self.is_below(alert) {
+        if self.shared.has(alert) || self.is_below(alert) {
             return;
         }
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
@@ -462,8 +535,15 @@ fn serve(output: &Output, mut sink: Box<dyn Sink>, alerts: &Receiver<Arc<Alert>>
             shared.dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
+        let mark = shared.mark.get();
+        if let Some(mark) = mark {
+            mark.begin(alert.sequence);
+        }
         match sink.write(&alert, &shared.give_up) {
             Ok(()) => {
+                if let Some(mark) = mark {
+                    mark.done(alert.sequence);
+                }
                 if missed > 0 {
                     tracing::warn!(
                         target: lifecycle::OUTPUT_WORKS,

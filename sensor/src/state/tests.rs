@@ -44,6 +44,9 @@ fn saved(host: &Arc<Host>) -> (Saved, Enricher) {
             boot_id: Arc::clone(&host.boot_id),
             at_ns: 2 * SECOND,
             last: true,
+            pid: 7,
+            number: 300,
+            lost: 0,
         },
         memory,
         engine: engine.save(Arc::clone),
@@ -110,7 +113,7 @@ fn the_form_has_a_version() {
 }
 
 /// Version, and the hash of the sample's file.
-const SHAPE: (u32, u32) = (1, 1_221_550_983);
+const SHAPE: (u32, u32) = (2, 3_835_930_420);
 
 #[test]
 fn a_file_that_is_not_whole_or_not_ours_is_refused() {
@@ -130,7 +133,7 @@ fn a_file_that_is_not_whole_or_not_ours_is_refused() {
     other[MAGIC.len()] += 1;
     assert!(matches!(
         Saved::read(&other, &host),
-        Err(ReadError::Version(2))
+        Err(ReadError::Version(3))
     ));
     for at in 0..bytes.len() {
         let mut flipped = bytes.clone();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::kept::Manager;
 use crate::scope::Scope;
 
 /// Long enough for an emulated machine with other work; nothing waits this long unless something is wrong.
@@ -125,6 +126,36 @@ impl Daemon {
         };
         daemon.wait_until_told("READY=1");
         daemon
+    }
+
+    /// The same under a manager that keeps descriptors and state for the next one. Not waited for.
+    pub(crate) fn launch_under(
+        manager: &Manager,
+        scope: &Scope,
+        tier: &str,
+        command: &Command,
+    ) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (output, log) = (folder.path().join("output"), folder.path().join("log"));
+        let told = manager.listen();
+        let child = manager
+            .handed_to(command)
+            .args(["--tier", tier, "--scope"])
+            .arg(scope.cgroup())
+            .env("STATE_DIRECTORY", manager.folder())
+            .env("RUNTIME_DIRECTORY", folder.path())
+            .stdin(Stdio::null())
+            .stdout(File::create(&output).unwrap())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            output,
+            log,
+            folder,
+            told,
+        }
     }
 
     /// Waits for a line to the service manager.

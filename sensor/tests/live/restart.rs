@@ -3,6 +3,7 @@
 //! In: sequences begun under one daemon, which is then stopped or killed. Out: the alerts of the next, each once. Must never
 //! compare with anything but what was done.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,11 +14,12 @@ use serde_json::Value;
 
 use crate::control::Shell;
 use crate::daemon::{BINARY, Daemon, at, number, text};
+use crate::kept::Manager;
 use crate::scope::Scope;
 use crate::tiers;
 
 /// For a state to be written: five seconds, and what an emulated machine takes besides.
-const KEPT_LIMIT: Duration = Duration::from_secs(120);
+const KEPT_LIMIT: Duration = Duration::from_secs(300);
 
 /// Two programs of one name, by children of one process.
 const SEQUENCE: &str = r#"[rule]
@@ -60,6 +62,15 @@ impl Bench {
     }
 
     fn start(&self, tier: &str, folder: tempfile::TempDir) -> Daemon {
+        Daemon::launch_in(folder, &self.scope, tier, self.command())
+    }
+
+    /// Under a manager that keeps what the daemon gives it; not waited for.
+    fn start_under(&self, tier: &str, manager: &Manager) -> Daemon {
+        Daemon::launch_under(manager, &self.scope, tier, &self.command())
+    }
+
+    fn command(&self) -> Command {
         let mut command = Command::new(BINARY);
         command
             .arg("run")
@@ -69,7 +80,7 @@ impl Bench {
             .arg(self.rules.path().join("settings"))
             .arg("--rules")
             .arg(self.rules.path().join("sequence.toml"));
-        Daemon::launch_in(folder, &self.scope, tier, command)
+        command
     }
 
     /// Alerts so far.
@@ -85,14 +96,14 @@ impl Bench {
     fn wait_for_alerts(&self, count: usize, daemon: &Daemon) -> Vec<Value> {
         let started = Instant::now();
         loop {
-            let alerts = self.alerts();
-            if alerts.len() >= count {
-                return alerts;
+            let written = fs::read(self.file()).unwrap_or_default();
+            let lines = written.iter().filter(|byte| **byte == b'\n').count();
+            if lines >= count {
+                return self.alerts();
             }
             assert!(
                 started.elapsed() < KEPT_LIMIT,
-                "{} of {count} alerts; the daemon said:\n{}",
-                alerts.len(),
+                "{lines} of {count} alerts; the daemon said:\n{}",
                 daemon.said()
             );
             std::thread::sleep(Duration::from_millis(20));
@@ -169,3 +180,189 @@ fn a_sequence_under_way_completes_after_a_restart_and_after_a_kill() {
         bench.shell.end();
     }
 }
+
+/// Begins sequences and completes each eight later, until a file called `stop` is there; then completes the rest and says how many
+/// there were.
+const LOAD: &str = r#"
+name=$1 count=0
+while [ ! -e stop ]; do
+    ./first $name$count
+    [ $count -lt 8 ] || ./second $name$((count - 8))
+    count=$((count + 1))
+    sleep 0.02
+done
+last=$((count - 8))
+[ $last -ge 0 ] || last=0
+while [ $last -lt $count ]; do
+    ./second $name$last
+    last=$((last + 1))
+done
+echo $count > count.$name
+"#;
+
+const NAMES: [&str; 2] = ["a", "b"];
+/// Where processors are emulated each start takes long, and there are two tiers.
+const KILLS: u32 = 20;
+const KILLS_IN_GUESTS: u32 = 4;
+
+#[test]
+fn twenty_kills_under_load_lose_no_alert_and_repeat_none() {
+    for tier in tiers() {
+        let bench = Bench::new("kills");
+        bench.scope.write("load.sh", LOAD);
+        let manager = Manager::new();
+        let mut daemon = bench.start_under(&tier, &manager);
+        daemon.wait_until_told("READY=1");
+        let load = NAMES.map(|name| {
+            let mut command = bench.scope.command(&["sh", "load.sh", name]);
+            command.spawn().unwrap()
+        });
+        // Besides, as much as one processor makes.
+        let noise = ["sh", "-c", "while [ ! -e stop ]; do /bin/true; done"];
+        let noise = bench.scope.command(&noise).spawn().unwrap();
+        let mut random = Random::new();
+        let mut adopted = 0;
+        let kills = match &*tier {
+            "auto" => KILLS,
+            _ => KILLS_IN_GUESTS,
+        };
+        for kill in 0..kills {
+            // One in two is killed while it starts.
+            if kill > 0 && kill % 2 == 0 {
+                daemon.wait_until_told("READY=1");
+            }
+            std::thread::sleep(Duration::from_millis(random.below(1500)));
+            let (said, _) = daemon.end_by(Signal::KILL);
+            assert!(!said.contains("sensor.gap"), "{tier}, kill {kill}: {said}");
+            assert!(!said.contains("ERROR"), "{tier}, kill {kill}: {said}");
+            adopted += u32::from(said.contains("nothing is missing"));
+            daemon = bench.start_under(&tier, &manager);
+        }
+        daemon.wait_until_told("READY=1");
+        bench.scope.write("stop", "");
+        for mut one in load.into_iter().chain([noise]) {
+            assert!(one.wait().unwrap().success());
+        }
+        let expected: Vec<String> = NAMES
+            .iter()
+            .flat_map(|name| {
+                let count = fs::read_to_string(bench.scope.folder().join(format!("count.{name}")));
+                let count: usize = count.unwrap().trim().parse().unwrap();
+                (0..count).map(move |n| format!("{name}{n}"))
+            })
+            .collect();
+        bench.wait_for_alerts(expected.len(), &daemon);
+        let (said, _) = daemon.end_by(Signal::TERM);
+        assert!(!said.contains("ERROR"), "{tier}: {said}");
+        let alerts = bench.alerts();
+        println!(
+            "{tier}: {} alerts expected, {} there, after {kills} kills, {adopted} starts noticed by the log before the next kill",
+            expected.len(),
+            alerts.len()
+        );
+        compare(&expected, &alerts);
+        bench.shell.end();
+    }
+}
+
+/// Every word once, and numbers without a gap.
+fn compare(expected: &[String], alerts: &[Value]) {
+    let mut times: BTreeMap<&str, usize> = expected.iter().map(|word| (&**word, 0)).collect();
+    let mut numbers = Vec::new();
+    for alert in alerts {
+        let word = at(&at(alert, "events")[0], "process.args")[1]
+            .as_str()
+            .unwrap();
+        *times.entry(word).or_default() += 1;
+        numbers.extend(number(alert, "event.sequence"));
+        assert!(alert.to_string().contains(r#""lost":0"#), "{alert:#}");
+    }
+    let wrong: Vec<_> = times.iter().filter(|(_, times)| **times != 1).collect();
+    assert!(wrong.is_empty(), "not once: {wrong:?}");
+    numbers.sort_unstable();
+    let contiguous: Vec<u64> = (1..).take(alerts.len()).collect();
+    assert_eq!(numbers, contiguous);
+}
+
+/// Where the moment of a kill comes from: a different one each run.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Random {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Random(u64::from(now.unwrap().subsec_nanos()) | 1)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+/// New programs beside those that were kept, and a build that does not fit.
+#[test]
+fn programs_that_were_kept_are_used_with_more_beside_them_or_given_up_aloud() {
+    for tier in tiers() {
+        let mut bench = Bench::new("kept");
+        let manager = Manager::new();
+        let mut daemon = bench.start_under(&tier, &manager);
+        daemon.wait_until_told("READY=1");
+        bench.shell.run("./first stopped");
+        let (_, _) = daemon.end_by(Signal::TERM);
+        // Nobody is there to see it.
+        bench.shell.run("./second stopped");
+        let made = FILE_RULE;
+        fs::write(bench.rules.path().join("made.toml"), made).unwrap();
+        let mut command = bench.command();
+        command
+            .arg("--rules")
+            .arg(bench.rules.path().join("made.toml"));
+        let mut daemon = Daemon::launch_under(&manager, &bench.scope, &tier, &command);
+        daemon.wait_until_told("READY=1");
+        bench.wait_for_alerts(1, &daemon);
+        bench.shell.run(": > made");
+        let alerts = bench.wait_for_alerts(2, &daemon);
+        let rules: Vec<&str> = alerts
+            .iter()
+            .map(|alert| text(alert, "rule.name"))
+            .collect();
+        assert_eq!(rules, ["First Then Second", "File Made"], "{tier}");
+        bench.shell.run("./first other");
+        let (said, _) = daemon.end_by(Signal::TERM);
+        assert!(said.contains("nothing is missing"), "{tier}: {said}");
+        // Another size of the ring is another set of maps.
+        command.args(["--ring-bytes", "1048576"]);
+        let mut daemon = Daemon::launch_under(&manager, &bench.scope, &tier, &command);
+        daemon.wait_until_told("READY=1");
+        let said = daemon.said();
+        assert!(
+            said.contains("given up and loaded anew: they are of another build"),
+            "{tier}: {said}"
+        );
+        assert!(
+            said.contains("sensor.gap: nothing was recorded for"),
+            "{tier}: {said}"
+        );
+        bench.shell.run("./second other");
+        bench.wait_for_alerts(3, &daemon);
+        let names = manager.names();
+        let about = names.iter().filter(|name| *name == "kernel.about");
+        assert_eq!(
+            about.count(),
+            1,
+            "{tier}: what was given up is not kept: {names:?}"
+        );
+        println!("{tier}: {} descriptors kept", names.len());
+        daemon.end_by(Signal::TERM);
+        bench.shell.end();
+    }
+}
+
+const FILE_RULE: &str = r#"[rule]
+rule_id = "5b0a51f2-6a0c-4dd9-8b5b-0a6f6c5d3a12"
+name = "File Made"
+type = "eql"
+query = 'file where event.action == "creation" and file.name == "made"'
+"#;

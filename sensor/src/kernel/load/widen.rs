@@ -79,6 +79,9 @@ impl Widener {
         }
         (programs.held, programs.served) = (attaching.held, attaching.served);
         programs.options.kinds = attached;
+        if let Err(error) = programs.keep_new() {
+            tracing::error!("what was attached is not kept for the next start: {error}");
+        }
         outcome.map(|()| fresh)
     }
 }
