@@ -91,7 +91,7 @@ pub enum LoadError {
     Kept(String),
     #[error("descriptors of the kernel programs can not be kept or taken up")]
     Descriptors(#[source] io::Error),
-    #[error("no hook for {kind:?} records, which are required: {reasons}")]
+    #[error("no hook for {} records, which are required: {reasons}", .kind.name())]
     Required { kind: Kind, reasons: String },
 }
 
