@@ -68,6 +68,7 @@ const STEPS: &[Step] = &[
     ),
     ("the journal explains alerts and lifecycle", explains),
     ("a reload takes up rules, or is refused aloud", reloads),
+    ("a sequence goes on over a kill and over a restart", goes_on),
     ("manual pages and completions are there", manuals),
     (
         "60,000 alerts outlive restarts of the journal",
@@ -277,6 +278,42 @@ fn reloads(container: &Container) -> Result<()> {
          systemctl reload eql-sensor\n\
          eql-sensor status",
     )?;
+    Ok(())
+}
+
+/// The first half of the chain before the daemon ends, the second while it is away or has just come back.
+fn goes_on(container: &Container) -> Result<()> {
+    let unit = "systemd-run --quiet --wait --collect --working-directory=/root/chain";
+    for (name, end) in [
+        ("killed", "systemctl kill --signal=KILL eql-sensor"),
+        ("restarted", "systemctl restart eql-sensor"),
+    ] {
+        let pid = "systemctl show --value -p MainPID eql-sensor";
+        let before = container.run(&format!(
+            "{pid}\n{unit} gcc rev.c -o {name}\n{end}\n{unit} /root/chain/{name}"
+        ))?;
+        let alerts = format!(
+            "journalctl --no-pager --all -o json MESSAGE_ID={MESSAGE_ID} PROCESS_EXECUTABLE=/root/chain/{name}"
+        );
+        let found = container.wait_for(
+            &format!("{alerts} | grep ."),
+            &format!("the alert of the chain in which the daemon is {name}"),
+        )?;
+        let entry: Value = serde_json::from_str(found.lines().next().unwrap_or_default())?;
+        ensure!(entry["SENSOR_LOST"] == "0", "{name}: lost some: {entry}");
+        ensure!(
+            container.run(pid)? != before,
+            "{name}: the daemon is the same"
+        );
+        // Whatever it still had to take up, it has taken when it answers.
+        container.wait_for("eql-sensor status", "the daemon's answer")?;
+        let found = container.run(&alerts)?;
+        ensure!(found.lines().count() == 1, "{name}: told twice: {found}");
+    }
+    let absent = container.run(
+        "journalctl --no-pager -u eql-sensor | grep -F 'sensor.gap: nothing was recorded' || true",
+    )?;
+    ensure!(absent.is_empty(), "nobody watched: {absent}");
     Ok(())
 }
 
