@@ -56,6 +56,8 @@ pub fn is_there() -> bool {
 /// A writer to one journal socket; connects when first needed.
 pub struct Journald {
     path: PathBuf,
+    /// As [`INVOCATION`], for a journal that has one.
+    link: Option<PathBuf>,
     socket: Option<UnixDatagram>,
     entry: Vec<u8>,
     /// Which start of the journal took the last entry, where that can be told.
@@ -68,7 +70,10 @@ impl Journald {
     /// The journal of this system.
     #[must_use]
     pub fn system() -> Journald {
-        Journald::at(Path::new(SOCKET))
+        Journald {
+            link: Some(INVOCATION.into()),
+            ..Journald::at(Path::new(SOCKET))
+        }
     }
 
     /// The journal behind another socket.
@@ -76,6 +81,7 @@ impl Journald {
     pub fn at(path: &Path) -> Journald {
         Journald {
             path: path.to_owned(),
+            link: None,
             socket: None,
             entry: Vec::new(),
             invocation: None,
@@ -104,12 +110,15 @@ impl Journald {
 impl Journald {
     /// Sends the last entries again when the journal has been started anew since: only it knows whether it wrote them.
     fn make_good(&mut self, give_up: &AtomicBool) -> io::Result<()> {
-        let found = invocation();
-        if found == self.invocation {
+        // The service manager takes the link away between two starts: what was known of the first is needed then.
+        let Some(found) = self.link.as_deref().and_then(invocation) else {
+            return Ok(());
+        };
+        if self.invocation.as_ref() == Some(&found) {
             return Ok(());
         }
-        if let (Some(_), Some((_, started))) = (&self.invocation, &found) {
-            let since = started.checked_sub(KILLED_BEFORE);
+        if self.invocation.is_some() {
+            let since = found.1.checked_sub(KILLED_BEFORE);
             let doubtful: Vec<Vec<u8>> = self
                 .recent
                 .drain(..)
@@ -122,7 +131,7 @@ impl Journald {
                 self.deliver(give_up)?;
             }
         }
-        self.invocation = found;
+        self.invocation = Some(found);
         Ok(())
     }
 
@@ -155,9 +164,7 @@ impl Journald {
 
 impl Sink for Journald {
     fn write(&mut self, alert: &Alert, give_up: &AtomicBool) -> io::Result<()> {
-        if self.path == Path::new(SOCKET) {
-            self.make_good(give_up)?;
-        }
+        self.make_good(give_up)?;
         self.entry.clear();
         write_entry(alert, &mut self.entry);
         self.deliver(give_up)?;
@@ -173,12 +180,9 @@ impl Sink for Journald {
 }
 
 /// Which start of the journal runs, and since when.
-fn invocation() -> Option<(OsString, SystemTime)> {
-    let started = std::fs::symlink_metadata(INVOCATION)
-        .ok()?
-        .modified()
-        .ok()?;
-    Some((std::fs::read_link(INVOCATION).ok()?.into(), started))
+fn invocation(link: &Path) -> Option<(OsString, SystemTime)> {
+    let started = std::fs::symlink_metadata(link).ok()?.modified().ok()?;
+    Some((std::fs::read_link(link).ok()?.into(), started))
 }
 
 pub(super) fn connect(path: &Path) -> io::Result<UnixDatagram> {
@@ -499,6 +503,39 @@ mod tests {
             assert_eq!(value(&fields(&bytes[..length]), "SENSOR_RULE_ID"), "r-1");
             writing.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn a_journal_started_anew_gets_the_last_alerts_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (
+            directory.path().join("socket"),
+            directory.path().join("link"),
+        );
+        let journal = UnixDatagram::bind(&path).unwrap();
+        journal.set_nonblocking(true).unwrap();
+        let mut writer = Journald {
+            link: Some(link.clone()),
+            ..Journald::at(&path)
+        };
+        let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
+        let mut sent = || {
+            writer.write(&alert, &NOT_ENDING).unwrap();
+            let mut bytes = vec![0; 1 << 20];
+            let mut marks = Vec::new();
+            while let Ok(length) = journal.recv(&mut bytes) {
+                marks.push(bytes[..length].ends_with(RESENT));
+            }
+            marks
+        };
+        std::os::unix::fs::symlink("first", &link).unwrap();
+        assert_eq!(sent(), [false]);
+        // Between two starts there is no link.
+        std::fs::remove_file(&link).unwrap();
+        assert_eq!(sent(), [false]);
+        std::os::unix::fs::symlink("second", &link).unwrap();
+        assert_eq!(sent(), [true, true, false]);
+        assert_eq!(sent(), [false]);
     }
 
     #[test]
