@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::commands;
 use crate::engine::{self, Engine};
 use crate::eql::query::Pipe;
 use crate::event::Fields;
@@ -95,7 +96,7 @@ impl Store {
         let kept = match read(&self.path) {
             Ok(kept) => kept,
             Err(error) => {
-                self.put_aside(&error);
+                commands::put_aside(&self.path, &error, "rules for new terms learn anew");
                 None
             }
         };
@@ -129,20 +130,6 @@ impl Store {
             restored.kept += 1;
         }
         restored
-    }
-
-    /// A file that can't be used is kept for whoever wants to know why.
-    fn put_aside(&self, error: &ReadError) {
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(".broken");
-        let moved = match fs::rename(&self.path, &aside) {
-            Ok(()) => format!("it is now `{}`", Path::new(&aside).display()),
-            Err(error) => format!("it can not be put aside: {error}"),
-        };
-        tracing::error!(
-            "cannot use `{}`: {error}; {moved}; rules for new terms learn anew",
-            self.path.display()
-        );
     }
 
     /// Writes what the rules have seen, beside everything else; not while an earlier write is still going on. Failure is

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::commands;
 use crate::engine::Snapshot;
 use crate::enrich::Memory;
 use crate::event::{Event, Gauge, Host};
@@ -217,16 +218,8 @@ impl Store {
             Ok(state) => return state,
             Err(error) => error,
         };
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(".broken");
-        let moved = match fs::rename(&self.path, &aside) {
-            Ok(()) => format!("it is now `{}`", Path::new(&aside).display()),
-            Err(error) => format!("it can not be put aside: {error}"),
-        };
-        tracing::error!(
-            "cannot use `{}`: {error}; {moved}; sequences that were under way are forgotten",
-            self.path.display()
-        );
+        let consequence = "sequences that were under way are forgotten";
+        commands::put_aside(&self.path, &error, consequence);
         None
     }
 

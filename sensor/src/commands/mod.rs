@@ -29,7 +29,7 @@ pub mod test;
 pub mod top;
 pub mod tune;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -327,6 +327,20 @@ pub(crate) fn log(problems: &[Problem]) {
             Severity::Note => tracing::debug!("{text}"),
         }
     }
+}
+
+/// Keeps a file that can not be used for whoever wants to know why, and logs that with what follows from it.
+pub(crate) fn put_aside(path: &Path, why: &dyn Display, consequence: &str) {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".broken");
+    let moved = match std::fs::rename(path, &aside) {
+        Ok(()) => format!("it is now `{}`", Path::new(&aside).display()),
+        Err(error) => format!("it can not be put aside: {error}"),
+    };
+    tracing::error!(
+        "cannot use `{}`: {why}; {moved}; {consequence}",
+        path.display()
+    );
 }
 
 /// Puts a file in the place of another, whole or not at all.
