@@ -15,8 +15,8 @@ use crate::event::{Kind, Kinds};
 use crate::pipeline::Fault;
 
 pub use control::{
-    ControlArgs, MetricsArgs, ReloadArgs, RulesArgs, RulesCommand, StatusArgs, SupportArgs,
-    TailArgs, TopArgs,
+    ControlArgs, DropArgs, MetricsArgs, PromoteArgs, ReloadArgs, RulesArgs, RulesCommand,
+    StatusArgs, SupportArgs, TailArgs, TopArgs, TrialArgs,
 };
 
 /// Linux endpoint sensor: watches the kernel, matches EQL rules as events arrive, writes alerts.
@@ -220,6 +220,11 @@ pub struct RunArgs {
     pub kernel: KernelArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+
+    /// Directory of rules on trial or one such rule file; may be given several times. Without it: the directories named in the
+    /// settings, by default trial.d under /etc/eql-sensor and /run/eql-sensor
+    #[arg(long, value_name = "DIR")]
+    pub trial: Vec<PathBuf>,
 
     /// Start even when no rule loads; without this flag that is an error
     #[arg(long)]

@@ -26,6 +26,8 @@ pub use watch::{WATCHED_MAX, WatchError, watch_entry};
 pub const FILE_NAME: &str = "eql-sensor.toml";
 /// Directory of drop-ins beside it.
 pub const DROP_INS: &str = "conf.d";
+/// Directory of rules on trial, by whose name `check` knows one.
+pub const TRIAL: &str = "trial.d";
 /// The default settings with their explanation.
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
@@ -64,6 +66,8 @@ pub struct Rules {
     /// Drop-in directories of exceptions and of overrides, of the same precedence.
     pub exceptions: Vec<PathBuf>,
     pub overrides: Vec<PathBuf>,
+    /// Directories of rules on trial, of the same precedence.
+    pub trial: Vec<PathBuf>,
     /// How long rules for new terms that have nothing to compare with only note what they see.
     pub new_terms_learning: Duration,
 }
@@ -212,6 +216,7 @@ impl Default for Rules {
             directories: below(&["/etc", "/run", "/usr/lib"], "rules.d"),
             exceptions: below(&["/etc", "/run"], "exceptions.d"),
             overrides: below(&["/etc", "/run"], "overrides.d"),
+            trial: below(&["/etc", "/run"], TRIAL),
             new_terms_learning: Duration::from_secs(3600),
         }
     }
@@ -364,6 +369,13 @@ impl Config {
             self.rules.directories.clone_from(&flags.paths);
         }
     }
+
+    /// Lets flags win.
+    pub fn apply_trial(&mut self, paths: &[PathBuf]) {
+        if !paths.is_empty() {
+            self.rules.trial = paths.to_owned();
+        }
+    }
 }
 
 /// A flag with a value that can not be.
@@ -457,6 +469,9 @@ impl<'t> Reader<'t> {
         }
         if let Some(directories) = self.paths(table, "overrides") {
             rules.overrides = directories;
+        }
+        if let Some(directories) = self.paths(table, "trial") {
+            rules.trial = directories;
         }
         let learning = &mut rules.new_terms_learning;
         self.seconds(table, "new_terms_learning_s", 0..=86_400 * 30, learning);

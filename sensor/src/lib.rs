@@ -33,5 +33,6 @@ pub mod reload;
 pub mod rule;
 pub mod self_check;
 pub mod state;
+pub mod trial;
 pub mod tuning;
 pub mod watchdog;

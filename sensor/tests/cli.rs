@@ -169,6 +169,49 @@ fn check_tells_verdicts_and_what_wakes_too_often() {
 }
 
 #[test]
+fn check_says_what_is_on_trial_and_takes_it_for_no_duplicate() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, process: &str| {
+        let text = format!(
+            "[rule]\nrule_id = \"r-1\"\nname = \"n\"\ntype = \"eql\"\n\
+             query = 'process where event.action == \"exec\" and process.name == \"{process}\"'\n"
+        );
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("rules.d/a.toml", "x");
+    write("trial.d/b.toml", "y");
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    // By its directory, by itself, and below the directory of the settings.
+    std::fs::write(path("eql-sensor.toml"), "").unwrap();
+    for paths in [
+        &["rules.d", "trial.d"] as &[&str],
+        &["rules.d/a.toml", "trial.d/b.toml"],
+        &["."],
+    ] {
+        let paths: Vec<String> = paths.iter().map(|name| path(name)).collect();
+        let mut args = vec!["check", "--verbose"];
+        args.extend(paths.iter().map(String::as_str));
+        let text = stdout(&sensor(&args));
+        for expected in [
+            "rules.d/a.toml: armed: n (r-1)\n",
+            "trial.d/b.toml: armed, on trial: n (r-1)\n",
+            "2 rule files: 2 armed; 1 of the rules on trial; ",
+            "0 errors; 0 warnings\n",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+        args[1] = "--format=json";
+        let report: serde_json::Value = serde_json::from_slice(&sensor(&args).stdout).unwrap();
+        assert_eq!(report["summary"]["on_trial"], 1);
+        let rules = report["rules"].as_array().unwrap();
+        let on_trial = rules.iter().filter(|rule| rule["on_trial"] == true);
+        assert_eq!(on_trial.count(), 1);
+    }
+}
+
+#[test]
 fn a_sensor_without_rules_does_not_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();
@@ -231,6 +274,9 @@ fn a_daemon_that_is_not_there_is_exit_code_69() {
         &["reload"],
         &["rules", "list"],
         &["rules", "show", "x"],
+        &["rules", "trial"],
+        &["rules", "promote", "x"],
+        &["rules", "drop", "x", "--yes"],
         &["metrics"],
         &["tail"],
         &["top"],
@@ -249,6 +295,55 @@ fn a_daemon_that_is_not_there_is_exit_code_69() {
     assert_eq!(output.status.code(), Some(69), "{}", stderr(&output));
     let output = sensor(&["status", "--control", "relative"]);
     assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
+#[test]
+fn who_answers_on_a_socket_does_not_decide_which_files_are_moved() {
+    use std::io::{BufRead as _, Write as _};
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let other = "[package]\nname = \"x\"\n";
+    let rule = "[rule]\nrule_id = \"x\"\nname = \"X\"\ntype = \"eql\"\nquery = 'any where true'\n";
+    std::fs::write(path("other.toml"), other).unwrap();
+    std::fs::write(path("secret"), other).unwrap();
+    std::fs::write(path("rule.toml"), rule).unwrap();
+    let listener = std::os::unix::net::UnixListener::bind(path("control")).unwrap();
+    for (verb, from, to, said) in [
+        (
+            "promote",
+            "other.toml",
+            "a.toml",
+            "is no file of the rule x",
+        ),
+        ("promote", "secret", "a.toml", "is no file of the rule x"),
+        ("promote", "rule.toml", "a.sh", "is no place for a rule"),
+        ("drop", "secret", "a.toml", "is no rule file"),
+    ] {
+        let text = std::fs::read_to_string(path(from)).unwrap();
+        let answer = serde_json::json!({
+            "id": "x", "name": "X", "verdict": "armed", "path": path(from),
+            "digest": format!("{:016x}", sensor::rule::digest(&text)),
+            "promotion": { "to": path(to), "replaces": [] },
+        });
+        let listener = listener.try_clone().unwrap();
+        let daemon = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = String::new();
+            std::io::BufReader::new(&stream)
+                .read_line(&mut request)
+                .unwrap();
+            writeln!(stream, "{answer}").unwrap();
+        });
+        let more: &[&str] = if verb == "drop" { &["--yes"] } else { &[] };
+        let control = path("control");
+        let mut args = vec!["rules", verb, "x", "--control", &control];
+        args.extend(more);
+        let output = sensor(&args);
+        daemon.join().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{}", stderr(&output));
+        assert!(Path::new(&path(from)).exists() && !Path::new(&path(to)).exists());
+    }
 }
 
 #[test]

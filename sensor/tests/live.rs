@@ -66,6 +66,8 @@ mod shipped;
 mod shutdown;
 #[path = "live/storm.rs"]
 mod storm;
+#[path = "live/trial.rs"]
+mod trial;
 
 /// Hook tiers to test, as `--tier` names them.
 fn tiers() -> Vec<String> {

@@ -57,13 +57,14 @@ pub struct ReloadArgs {
     pub json: bool,
 }
 
-/// List the rules of the running daemon with what each has done and cost
+/// List the rules of the running daemon with what each has done and cost; try rules before they count
 #[derive(Debug, Args)]
 #[command(
     after_help = "Exit codes: 0 ok, 1 no such rule, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
                         eql-sensor rules list\n  \
                         eql-sensor rules list --json | jq -r 'select(.verdict != \"armed\") | .name'\n  \
-                        eql-sensor rules show 64cfca9e"
+                        eql-sensor rules show 64cfca9e\n  \
+                        eql-sensor rules trial"
 )]
 pub struct RulesArgs {
     #[command(subcommand)]
@@ -94,6 +95,80 @@ pub enum RulesCommand {
         #[arg(long)]
         json: bool,
     },
+    Trial(TrialArgs),
+    Promote(PromoteArgs),
+    Drop(DropArgs),
+}
+
+/// Say what rules on trial would have alerted, and what that cost
+///
+/// A rule file in the trial directory (the setting rules.trial, by default /etc/eql-sensor/trial.d) is matched beside the live rules
+/// and raises no alert, also when a live rule has its id. Without RULE all of them are listed: since when, how many alerts, how many
+/// of these exceptions and rate limits would have hidden, what it cost, and which alerts only one of the two versions raised. With
+/// RULE its last alerts are told. A file that has changed begins anew.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ok, 1 no such rule, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        sudo cp my_rule.toml /etc/eql-sensor/trial.d/ && sudo eql-sensor reload\n  \
+                        eql-sensor rules trial\n  \
+                        eql-sensor rules trial my_rule\n  \
+                        eql-sensor rules trial my_rule --json | jq -c '.would[].alert' > would.jsonl"
+)]
+pub struct TrialArgs {
+    /// The rule's id or how it begins, its name, or its file
+    #[arg(value_name = "RULE")]
+    pub rule: Option<String>,
+
+    #[command(flatten)]
+    pub control: ControlArgs,
+
+    /// Print one JSON document for each rule, one a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// End the trial of a rule by making it live: its file moves to the live rules, and the daemon reloads
+///
+/// A live rule of the same id gives its place, under its file's name. That, and any other file that would not count any more, takes
+/// --replace; a file that is overwritten is kept beside as NAME.toml.replaced. When the daemon does not take the rule everything is
+/// put back as it was. Sequences that are under way go on.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 it is live, 1 it is not (nothing has changed), 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        sudo eql-sensor rules promote my_rule\n  \
+                        sudo eql-sensor rules promote 64cfca9e --replace"
+)]
+pub struct PromoteArgs {
+    /// The rule's id or how it begins, its name, or its file
+    #[arg(value_name = "RULE")]
+    pub rule: String,
+
+    /// Take the place of what is there
+    #[arg(long)]
+    pub replace: bool,
+
+    #[command(flatten)]
+    pub control: ControlArgs,
+}
+
+/// End the trial of a rule by removing its file; the daemon reloads
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 it is gone, 1 it is not (nothing has changed), 2 not confirmed, 69 no daemon answers, 77 not permitted.\n\nExamples:\n  \
+                        sudo eql-sensor rules drop my_rule\n  \
+                        sudo eql-sensor rules drop my_rule --yes"
+)]
+pub struct DropArgs {
+    /// The rule's id or how it begins, its name, or its file
+    #[arg(value_name = "RULE")]
+    pub rule: String,
+
+    /// Do not ask. Without it: asks on a terminal, and refuses elsewhere
+    #[arg(long)]
+    pub yes: bool,
+
+    #[command(flatten)]
+    pub control: ControlArgs,
 }
 
 /// Print the running daemon's counters as Prometheus text

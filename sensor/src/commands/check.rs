@@ -61,11 +61,9 @@ fn installed(sight: &Sight, report: &mut Report) -> Result<(), Failure> {
             return Ok(());
         }
     };
-    take(
-        rule::load_installed(&config.rules.directories),
-        sight,
-        report,
-    );
+    let (places, trial) = (&config.rules.directories, &config.rules.trial);
+    take(rule::load_installed(places), false, sight, report);
+    take(rule::load_installed(trial), true, sight, report);
     tuning(&config.rules.exceptions, &config.rules.overrides, report);
     if report.files == 0 && report.settings == 0 {
         return Err(Failure {
@@ -79,7 +77,7 @@ fn installed(sight: &Sight, report: &mut Report) -> Result<(), Failure> {
 }
 
 fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
-    let mut rules = Vec::new();
+    let (mut rules, mut on_trial) = (Vec::new(), Vec::new());
     let (mut exceptions, mut overrides) = (Vec::new(), Vec::new());
     for path in paths {
         let inside = path.join(config::FILE_NAME);
@@ -87,6 +85,7 @@ fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
             // A directory of settings, such as /etc/eql-sensor: its rules are one below.
             settings(&inside, report);
             rules.extend(Some(path.join("rules.d")).filter(|rules| rules.is_dir()));
+            on_trial.extend(Some(path.join(config::TRIAL)).filter(|rules| rules.is_dir()));
             exceptions.push(path.join("exceptions.d"));
             overrides.push(path.join("overrides.d"));
         } else if let Some(is_exceptions) = sort_of_tuning(path) {
@@ -98,12 +97,15 @@ fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
             paths.push(path.clone());
         } else if is_settings(path) {
             settings(path, report);
+        } else if is_on_trial(path) {
+            on_trial.push(path.clone());
         } else {
             rules.push(path.clone());
         }
     }
+    take(rule::load(&on_trial), true, sight, report);
     if !rules.is_empty() {
-        take(rule::load(&rules), sight, report);
+        take(rule::load(&rules), false, sight, report);
         if report.files == 0 {
             for path in rules.iter().filter(|path| path.is_dir()) {
                 report.problems.push(Problem {
@@ -130,6 +132,12 @@ fn sort_of_tuning(path: &Path) -> Option<bool> {
         };
     }
     Tuning::is_exceptions(&Source::read(path, "file").ok()?)
+}
+
+/// Whether a path is the directory of rules on trial, or in it.
+fn is_on_trial(path: &Path) -> bool {
+    let named = |path: &Path| path.file_name().is_some_and(|name| name == config::TRIAL);
+    named(path) || path.parent().is_some_and(named)
 }
 
 /// What is wrong with exceptions and overrides, for the rules at hand.
@@ -160,7 +168,7 @@ fn settings(path: &Path, report: &mut Report) -> Option<Config> {
     }
 }
 
-fn take(loaded: Loaded, sight: &Sight, report: &mut Report) {
+fn take(loaded: Loaded, on_trial: bool, sight: &Sight, report: &mut Report) {
     report.files += loaded.files;
     let unfit = unfit(&loaded.rules);
     report.failed += loaded.failed + unfit.len();
@@ -170,6 +178,7 @@ fn take(loaded: Loaded, sight: &Sight, report: &mut Report) {
         judgement: rule.judge(sight.kinds),
         limits: sight.limits_of(rule.interest()),
         wakes: None,
+        on_trial,
         rule,
     }));
     report

@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use anyhow::anyhow;
 use serde_json::Value;
 
-use super::{Exit, Failure, OrExit as _, print};
+use super::{Exit, Failure, OrExit as _, print, promote, trial};
 use crate::cli::{ControlArgs, MetricsArgs, ReloadArgs, RulesArgs, RulesCommand, StatusArgs};
 use crate::config::Config;
 use crate::control::Request;
 use crate::control::client::{self, Answer, AskError};
+use crate::control::state::ON_TRIAL;
 
 /// Runs `status`.
 ///
@@ -59,7 +60,7 @@ pub fn reload(args: &ReloadArgs) -> Result<Exit, Failure> {
     }
 }
 
-/// Runs `rules list` and `rules show`.
+/// Runs `rules`.
 ///
 /// # Errors
 /// As [`status`].
@@ -90,6 +91,9 @@ pub fn rules(args: &RulesArgs) -> Result<Exit, Failure> {
             print(text.as_bytes())?;
             Ok(Exit::Ok)
         }
+        RulesCommand::Trial(args) => trial::trial(args),
+        RulesCommand::Promote(args) => promote::promote(args),
+        RulesCommand::Drop(args) => promote::drop(args),
     }
 }
 
@@ -135,7 +139,8 @@ pub(super) fn failure(error: AskError) -> Failure {
     }
 }
 
-fn all(mut answer: Answer) -> Result<Vec<Value>, Failure> {
+/// Every document of an answer.
+pub(super) fn all(mut answer: Answer) -> Result<Vec<Value>, Failure> {
     let mut lines = Vec::new();
     while let Some(line) = answer.document().map_err(failure)? {
         lines.push(line);
@@ -154,7 +159,10 @@ fn find<'r>(rules: &'r [Value], wanted: &str) -> Result<&'r Value, Failure> {
     let mut begin = rules
         .iter()
         .filter(|rule| text(rule, "/id").starts_with(wanted));
-    match (begin.next(), begin.next()) {
+    let first = begin.next();
+    // A rule on trial may have the id of a live one, which comes first.
+    let other = begin.find(|rule| Some(text(rule, "/id")) != first.map(|rule| text(rule, "/id")));
+    match (first, other) {
         (Some(rule), None) => Ok(rule),
         (Some(_), Some(_)) => Err(anyhow!("several rules have ids that begin with `{wanted}`"))
             .or_exit(Exit::Problems),
@@ -219,6 +227,10 @@ fn status_text(state: &Value) -> String {
         if count > 0 {
             let _ = write!(rules, ", {count} {verdict}");
         }
+    }
+    let on_trial = number(state, "/rules/on_trial");
+    if on_trial > 0 {
+        let _ = write!(rules, "; {on_trial} on trial");
     }
     row("rules", rules);
     row("generation", number(state, "/generation").to_string());
@@ -299,7 +311,7 @@ fn status_text(state: &Value) -> String {
 }
 
 /// The two largest units.
-fn duration(seconds: u64) -> String {
+pub(super) fn duration(seconds: u64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
     let (minutes, rest) = (seconds / 60 % 60, seconds % 60);
     if days > 0 {
@@ -313,12 +325,16 @@ fn duration(seconds: u64) -> String {
     }
 }
 
-fn reload_text(answer: &Value) -> String {
+pub(super) fn reload_text(answer: &Value) -> String {
     let mut out = String::new();
     let count = |path: &str| texts(answer, path).len();
+    let trial = match number(answer, "/on_trial") {
+        0 => String::new(),
+        count => format!(", {count} on trial"),
+    };
     let _ = writeln!(
         out,
-        "generation {}: {} rules, {} added, {} changed, {} removed, {} unchanged; {} partial matches kept, {} given up; {} ms",
+        "generation {}: {} rules{trial}, {} added, {} changed, {} removed, {} unchanged; {} partial matches kept, {} given up; {} ms",
         number(answer, "/generation"),
         number(answer, "/rules"),
         count("/added"),
@@ -356,9 +372,13 @@ fn list_text(rules: &[Value]) -> String {
             "" => ("-", text(rule, "/path")),
             id => (id, text(rule, "/name")),
         };
+        let trial = match rule.pointer("/on_trial") {
+            Some(Value::Bool(true)) => ON_TRIAL,
+            _ => "",
+        };
         let _ = writeln!(
             out,
-            "{:<9} {:>7} {:>8} {:>9} {:>9}  {id:<36}  {name}",
+            "{:<9} {:>7} {:>8} {:>9} {:>9}  {id:<36}  {name}{trial}",
             text(rule, "/verdict"),
             number(rule, "/alerts"),
             number(rule, "/partials/evicted"),

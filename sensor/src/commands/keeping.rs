@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::output::UnderWay;
 use crate::state::{Saved, Store};
+use crate::trial;
 
 /// Between two states: what is at most forgotten when the daemon is killed.
 const EVERY: Duration = Duration::from_secs(5);
@@ -18,8 +19,14 @@ const EVERY: Duration = Duration::from_secs(5);
 /// For outputs to write the alerts that a state takes for told.
 const OUTPUTS_WAIT: Duration = Duration::from_secs(10);
 
-/// A state, and the alerts that it takes for told and that are not yet.
-type Job = (Saved, UnderWay);
+/// What is to be written together.
+pub(super) struct Job {
+    pub(super) state: Saved,
+    /// How trials of rules stand, if that has changed.
+    pub(super) trials: Option<trial::Kept>,
+    /// Alerts that the state takes for told and that are not yet.
+    pub(super) under_way: UnderWay,
+}
 
 /// See the module.
 pub(super) struct Keeping {
@@ -43,7 +50,7 @@ impl Keeping {
 
     /// Keeps states in a file. Without a thread to write them it keeps none, and says so.
     /// `covered` is told how many records the last one covers.
-    pub(super) fn start(store: Store, covered: Option<Arc<AtomicU64>>) -> Keeping {
+    pub(super) fn start(stores: (Store, trial::Store), covered: Option<Arc<AtomicU64>>) -> Keeping {
         let mut keeping = Keeping::nowhere();
         // The first one is due at once: after a kill, what had to be taken again is in none.
         let long_ago = keeping.taken.checked_sub(EVERY);
@@ -52,7 +59,7 @@ impl Keeping {
         let busy = Arc::clone(&keeping.busy);
         let thread = std::thread::Builder::new()
             .name("state".into())
-            .spawn(move || write_all(&store, &states, &busy, covered.as_deref()));
+            .spawn(move || write_all(&stores, &states, &busy, covered.as_deref()));
         match thread {
             Ok(thread) => keeping.thread = Some((to, thread)),
             Err(error) => tracing::error!("no thread to keep the state with: {error}"),
@@ -69,13 +76,13 @@ impl Keeping {
     }
 
     /// Has a state written, once the alerts under way are.
-    pub(super) fn keep(&mut self, state: Saved, under_way: UnderWay, events: u64) {
+    pub(super) fn keep(&mut self, job: Job, events: u64) {
         self.taken = Instant::now();
         self.events = events;
         if let Some((to, _)) = &self.thread {
             self.busy.store(true, Ordering::Release);
             // The thread ends with this end of the channel only.
-            let _ = to.send((state, under_way));
+            let _ = to.send(job);
         }
     }
 
@@ -95,13 +102,18 @@ impl Keeping {
 }
 
 fn write_all(
-    store: &Store,
+    (store, trial_store): &(Store, trial::Store),
     states: &Receiver<Job>,
     busy: &AtomicBool,
     covered: Option<&AtomicU64>,
 ) {
     let mut failing = false;
-    for (state, under_way) in states {
+    for job in states {
+        let Job {
+            state,
+            trials,
+            under_way,
+        } = job;
         if !under_way.wait(OUTPUTS_WAIT) {
             tracing::warn!(
                 "an output has not taken its alerts for {} s; a kill now would lose them for it",
@@ -131,6 +143,12 @@ fn write_all(
                 failing = true;
             }
             Err(_) => {}
+        }
+        if let Some(Err(error)) = trials.map(|trials| trial_store.save(&trials)) {
+            tracing::error!(
+                "how trials of rules stand can not be kept: {}: {error}",
+                trial_store.path().display()
+            );
         }
         drop(state);
         busy.store(false, Ordering::Release);

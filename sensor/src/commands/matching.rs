@@ -23,14 +23,16 @@ use crate::event::{Event, Evidence, Gauge};
 use crate::output::handed::{Earlier, Handed};
 use crate::output::{Outputs, lifecycle};
 use crate::pipeline::{self, Consumer, Orders, Remembered, Status, Summary};
-use crate::reload::{Roster, Set, Swapped};
+use crate::reload::{Listed, Roster, Set, Swapped};
 use crate::rule::Rule;
 use crate::state::{self, Saved, Store, Taken};
-use crate::tuning::Gate;
+use crate::trial::{self, Trials};
+use crate::tuning::{Gate, Hidden};
 use crate::watchdog::{Pulse, Stage};
 
 use super::baselines::{Baselines, forgotten};
-use super::keeping::Keeping;
+use super::keeping::{Job, Keeping};
+use super::on_trial::OnTrial;
 use super::programs::Programs;
 use super::run;
 
@@ -59,7 +61,8 @@ pub(super) struct Matching {
     /// Hidden by the gates before this one.
     hidden_before: u64,
     alerts: alert::Builder,
-    /// Alerts by rule number.
+    on_trial: OnTrial,
+    /// Alerts by rule number; those on trial raise none.
     by_rule: Vec<u64>,
     outputs: Outputs,
     matches: Vec<Match<Arc<Event>>>,
@@ -85,8 +88,10 @@ impl Matching {
     pub(super) fn new(mut set: Set, outputs: Outputs, desk: Desk, pulse: Arc<Pulse>) -> Matching {
         let mut alerts = alert::Builder::new(&mut set.table);
         alerts.next_generation(&mut set.table);
+        let on_trial = OnTrial::new(&set.roster, &mut set.table, pipeline::boot_ns());
         let now = Instant::now();
         Matching {
+            on_trial,
             by_rule: vec![0; set.roster.rules.len()],
             programs: Programs::new(&set.table),
             recent: Recent::new(set.config.control.recent_bytes),
@@ -114,16 +119,22 @@ impl Matching {
     /// Keeps the state in a file, for this boot, and goes on from what it held at the start.
     pub(super) fn keep_in(
         &mut self,
-        store: Store,
+        stores: (Store, trial::Store),
         covered: Option<Arc<AtomicU64>>,
         boot_id: Arc<str>,
         kept: Option<Kept>,
     ) {
-        self.keeping = Keeping::start(store, covered);
+        self.keeping = Keeping::start(stores, covered);
         self.boot_id = boot_id;
         if let Some(kept) = kept {
             self.recall(kept);
         }
+    }
+
+    /// Goes on with the trials of an earlier run, of whatever boot.
+    pub(super) fn go_on_with(&mut self, trials: Trials) {
+        self.on_trial
+            .recall(trials, &self.roster, pipeline::boot_ns());
     }
 
     /// Notes alerts and how far outputs are where it outlives this process. What an earlier run had told is not told again.
@@ -143,10 +154,12 @@ impl Matching {
         self.alerts.go_on_from(kept.alerts);
         let by_rule: HashMap<String, u64> = kept.by_rule.into_iter().collect();
         let mut baselines = kept.baselines;
+        let live = self.roster.live_count();
         for (number, rule) in self.roster.iter().enumerate() {
-            if let (Some(count), Some(before)) =
-                (self.by_rule.get_mut(number), by_rule.get(&rule.id))
-            {
+            if let (Some(count), Some(before)) = (
+                self.by_rule.get_mut(number).filter(|_| number < live),
+                by_rule.get(&rule.id),
+            ) {
                 *count = *before;
             }
             let same = |kept: &state::Baseline| kept.rule == rule.id && kept.digest == rule.digest;
@@ -170,8 +183,7 @@ impl Matching {
 
     /// Everything a later run needs, with what the stages before remember.
     fn saved(&self, remembered: Remembered) -> Saved {
-        let rules = self.roster.iter();
-        let by_rule = rules.zip(&self.by_rule);
+        let by_rule = self.roster.live().iter().zip(&self.by_rule);
         let baselines = self.engine.baselines().into_iter().filter_map(|baseline| {
             let rule = rule(&self.roster, baseline.rule)?;
             Some(state::Baseline {
@@ -194,7 +206,7 @@ impl Matching {
             engine: self.engine.save(Arc::clone),
             alerts: self.alerts.count(),
             by_rule: by_rule
-                .map(|(rule, count)| (rule.id.clone(), *count))
+                .map(|(listed, count)| (listed.rule.id.clone(), *count))
                 .collect(),
             baselines: baselines.collect(),
             images: Gauge::default(),
@@ -202,19 +214,30 @@ impl Matching {
     }
 
     fn send(&mut self, found: alert::Group<Event>, status: &Status) {
-        let Some(rule) = rule(&self.roster, found.rule) else {
-            return;
-        };
-        let wall_ns = found.events.last().map_or(0, |last| last.wall_ns);
-        let hides = self.gate.hides(found.rule, &found.events, wall_ns);
-        if hides.is_some() {
-            return;
-        }
         let begun = match found.tally {
             Some(Tally::Count { since_ns, .. }) => u64::try_from(since_ns).ok(),
             _ => found.events.first().map(|first| first.boot_ns),
         };
         let lost = begun.map_or(0, |begun| status.gaps.since(begun));
+        if self.on_trial.has(found.rule) {
+            let now_ns = status.now_ns;
+            self.on_trial
+                .would(found, &self.roster, &mut self.gate, lost, now_ns);
+            return;
+        }
+        let Some(rule) = rule(&self.roster, found.rule) else {
+            return;
+        };
+        let wall_ns = found.events.last().map_or(0, |last| last.wall_ns);
+        let hides = self.gate.hides(found.rule, &found.events, wall_ns);
+        if matches!(hides, Some(Hidden::Exception(_))) {
+            return;
+        }
+        let acts = self.on_trial.acts_beside(found.rule, &found.events);
+        if hides.is_some() {
+            self.on_trial.raised(found.rule, acts, None);
+            return;
+        }
         if let Some(count) = self.by_rule.get_mut(found.rule) {
             *count += 1;
         }
@@ -237,6 +260,7 @@ impl Matching {
         let alert = self
             .alerts
             .build(rule, &found.keys, events.collect(), tally, lost);
+        self.on_trial.raised(found.rule, acts, Some(&alert));
         self.outputs.send(&Arc::new(alert));
     }
 
@@ -279,7 +303,7 @@ impl Matching {
                 Ask::Tail(tail) if self.tails.len() < TAILS_MAX => self.tails.push(*tail),
                 Ask::Tail(_) => {}
                 Ask::Swap(set, to) => {
-                    let swapped = self.swap(*set);
+                    let swapped = self.swap(*set, status.now_ns);
                     // Whoever gave up waiting reads of it in the log.
                     let _ = to.try_send(swapped);
                 }
@@ -309,36 +333,45 @@ impl Matching {
             enrich: status.enrich,
             hooks: Arc::clone(&status.hooks),
             programs: self.programs.list(),
+            trials: self.on_trial.trials().clone(),
+            now_ns: status.now_ns,
         };
         let _ = to.try_send(state);
     }
 
     /// New rules in place of the old. What they leave behind is freed on another thread.
-    fn swap(&mut self, mut set: Set) -> Swapped {
+    fn swap(&mut self, mut set: Set, now_ns: u64) -> Swapped {
         let environment = run::environment(&set);
         let mut kept = set.config.processes.environment;
         kept.extend(environment);
         let rules: Vec<Arc<Rule>> = set.roster.iter().cloned().collect();
-        self.baselines.open(&rules);
+        self.baselines.open(&set.roster.live_rules());
         self.orders = Some(Orders {
             environment: kept,
             contents: pipeline::reading_for(&rules),
         });
-        let numbers: HashMap<&str, usize> = self
-            .roster
-            .iter()
-            .enumerate()
-            .map(|(number, rule)| (&*rule.id, number))
-            .collect();
-        let before: Vec<Option<usize>> = set
-            .roster
-            .iter()
-            .map(|rule| numbers.get(&*rule.id).copied())
-            .collect();
+        let before = before(&self.roster, &set.roster);
         let same = |number: usize| before.get(number).copied().flatten();
+        let costs_before = self.engine.costs().to_vec();
         let restored = set.engine.inherit(&mut self.engine, same);
-        let count = |was: &Option<usize>| was.and_then(|was| self.by_rule.get(was).copied());
-        self.by_rule = before.iter().map(|was| count(was).unwrap_or(0)).collect();
+        let counts: HashMap<&str, u64> = self
+            .roster
+            .live()
+            .iter()
+            .zip(&self.by_rule)
+            .map(|(listed, count)| (&*listed.rule.id, *count))
+            .collect();
+        let count = |listed: &Listed| {
+            let before = counts.get(&*listed.rule.id).copied();
+            before.filter(|_| !listed.on_trial).unwrap_or(0)
+        };
+        self.by_rule = set.roster.rules.iter().map(count).collect();
+        self.on_trial.swap(
+            &set.roster,
+            &mut set.table,
+            (&costs_before, set.engine.costs()),
+            now_ns,
+        );
         self.gate.tell();
         self.hidden_before = self.hidden();
         self.gate = set.gate;
@@ -363,8 +396,8 @@ impl Matching {
     pub(super) fn finish(mut self, summary: &Summary) {
         self.gate.tell();
         let hidden = self.hidden();
-        let rules: Vec<Arc<Rule>> = self.roster.iter().cloned().collect();
-        self.baselines.finish(&self.engine, &rules);
+        self.baselines
+            .finish(&self.engine, &self.roster.live_rules());
         let forgotten = forgotten(&self.engine);
         let alerts = self.alerts.count();
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
@@ -413,6 +446,32 @@ fn about(rule: &str, events: &[Arc<Event>]) -> u128 {
     let hash: [u8; 32] = hash.finalize().into();
     hash.first_chunk::<16>()
         .map_or(0, |first| u128::from_le_bytes(*first))
+}
+
+/// By the number of each new rule, the one it has in the old set: of the same side if it is there, else that of the same file, so
+/// that a rule goes on when its trial ends.
+fn before(old: &Roster, new: &Roster) -> Vec<Option<usize>> {
+    let side = |roster: &Roster| -> HashMap<(String, bool), (usize, u64)> {
+        let rules = roster.rules.iter().enumerate();
+        rules
+            .map(|(number, listed)| {
+                let Listed { rule, on_trial, .. } = listed;
+                ((rule.id.clone(), *on_trial), (number, rule.digest))
+            })
+            .collect()
+    };
+    let (was, is) = (side(old), side(new));
+    let of = |listed: &Listed| {
+        let id = &listed.rule.id;
+        let here = was.get(&(id.clone(), listed.on_trial));
+        let there = (id.clone(), !listed.on_trial);
+        let same = |found: &&(usize, u64)| found.1 == listed.rule.digest;
+        // It can not go on in two places.
+        let moved = was.get(&there).filter(|_| !is.contains_key(&there));
+        let found = here.filter(same).or(moved.filter(same)).or(here);
+        found.map(|(number, _)| *number)
+    };
+    new.rules.iter().map(of).collect()
 }
 
 fn rule(roster: &Roster, number: usize) -> Option<&Arc<Rule>> {
@@ -464,8 +523,7 @@ impl Consumer for Matching {
         self.serve(status);
         self.tell(status);
         if self.baselines.is_due() {
-            let rules: Vec<Arc<Rule>> = self.roster.iter().cloned().collect();
-            self.baselines.keep(&self.engine, &rules);
+            self.baselines.keep(&self.engine, &self.roster.live_rules());
         }
         ControlFlow::Continue(())
     }
@@ -490,8 +548,13 @@ impl Consumer for Matching {
     fn keep(&mut self, remembered: Remembered, status: &Status) {
         if self.keeping.is_somewhere() {
             let saved = self.saved(remembered);
-            let under_way = self.outputs.under_way();
-            self.keeping.keep(saved, under_way, status.received.total());
+            let trials = self.on_trial.kept(self.engine.costs(), status.now_ns);
+            let job = Job {
+                state: saved,
+                trials,
+                under_way: self.outputs.under_way(),
+            };
+            self.keeping.keep(job, status.received.total());
         }
     }
 

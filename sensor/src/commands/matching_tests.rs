@@ -41,11 +41,22 @@ fn set(rules: &[(&str, &str)]) -> Set {
         .iter()
         .map(|(name, id)| sample::rule(name, id, "low"))
         .collect();
+    set_of(rules, Vec::new())
+}
+
+/// A set of live rules and of rules on trial.
+fn set_of(mut rules: Vec<Arc<Rule>>, on_trial: Vec<Arc<Rule>>) -> Set {
     let mut table = FieldTable::sensor();
+    let live = rules.len();
+    rules.extend(on_trial);
     let (rules, engine) = compile(rules, &mut table, &Config::default(), true).unwrap();
-    let listed = |rule| Listed { rule, stale: None };
+    let listed = |(number, rule)| Listed {
+        rule,
+        stale: None,
+        on_trial: number >= live,
+    };
     let roster = Roster {
-        rules: rules.into_iter().map(listed).collect(),
+        rules: rules.into_iter().enumerate().map(listed).collect(),
         ..Roster::default()
     };
     Set {
@@ -67,6 +78,10 @@ struct Bench {
 
 impl Bench {
     fn new(rules: &[(&str, &str)]) -> Bench {
+        Bench::of(set(rules))
+    }
+
+    fn of(set: Set) -> Bench {
         let kept = Kept::default();
         let mut outputs = Outputs::default();
         outputs
@@ -76,7 +91,7 @@ impl Bench {
         let users = Users::from_files("/nonexistent", "/nonexistent");
         let host = Arc::new(Host::default());
         Bench {
-            matching: Matching::new(set(rules), outputs, desk, Arc::default()),
+            matching: Matching::new(set, outputs, desk, Arc::default()),
             kept,
             enricher: Enricher::new(host, TableLimits::default(), users, None),
             bell,
@@ -170,19 +185,8 @@ fn a_sequence_under_way_completes_under_new_rules() {
 fn the_same_id_with_another_query_starts_empty() {
     let mut bench = Bench::new(&[("A", "a")]);
     bench.exec();
-    let mut new = set(&[("A", "a")]);
     let changed = sample::rule_of_query("A", "a", "process where process.name == \"x\"");
-    let mut table = FieldTable::sensor();
-    let config = Config::default();
-    let (rules, engine) = compile(vec![changed], &mut table, &config, true).unwrap();
-    (new.engine, new.table) = (engine, table);
-    new.roster = Arc::new(Roster {
-        rules: rules
-            .into_iter()
-            .map(|rule| Listed { rule, stale: None })
-            .collect(),
-        ..Roster::default()
-    });
+    let new = set_of(vec![changed], Vec::new());
     let swapped = bench.ask(|to| Ask::Swap(Box::new(new), to));
     assert_eq!((swapped.restored.kept, swapped.restored.left), (0, 1));
     bench.creation();
@@ -262,4 +266,151 @@ fn the_last_events_are_kept_as_far_as_there_is_room() {
     bench.matching.recent = Recent::new(0);
     bench.exec();
     assert_eq!(bench.ask(Ask::Recent).events.len(), 0);
+}
+
+/// The counts of the only rule on trial.
+fn trial(bench: &mut Bench) -> trial::Trial {
+    let mut trials = bench.ask(Ask::State).trials.rules;
+    assert_eq!(trials.len(), 1);
+    trials.remove(0)
+}
+
+#[test]
+fn a_rule_on_trial_is_counted_and_not_heard_of() {
+    let live = sample::rule("R", "r-1", "low");
+    let tried = sample::rule("R, tried", "r-1", "low");
+    let mut bench = Bench::of(set_of(vec![live], vec![tried]));
+    bench.exec();
+    bench.creation();
+    bench.settle(&Status::default());
+    let state = bench.ask(Ask::State);
+    assert_eq!((state.alerts_total, state.hidden), (1, 0));
+    assert_eq!(state.alerts, [1, 0]);
+    let trial = trial(&mut bench);
+    let counts = trial::Counts {
+        alerts: 1,
+        both: 1,
+        ..trial::Counts::default()
+    };
+    assert_eq!(trial.counts, counts);
+    assert_eq!(trial.cost(state.costs[1]).events, 2);
+    let would: Vec<&trial::Listed> = trial.last().collect();
+    let [one] = would[..] else {
+        panic!("{would:?}")
+    };
+    assert!(one.both);
+    assert_eq!(one.would.message, message("R, tried"));
+    let document: serde_json::Value = serde_json::from_str(&one.would.document).unwrap();
+    assert_eq!(document["rule"]["id"], "r-1");
+    assert_eq!(document["events"].as_array().map(Vec::len), Some(2));
+    assert_eq!(bench.end(), [(1, 0, message("R"))]);
+}
+
+#[test]
+fn what_only_one_version_alerts_on_is_told() {
+    let exec = r#"process where event.action == "exec""#;
+    let creation = r#"file where event.action == "creation""#;
+    let of = |query| sample::rule_of_query("R", "r-1", query);
+    let mut bench = Bench::of(set_of(vec![of(exec)], vec![of(creation)]));
+    bench.exec();
+    bench.creation();
+    bench.settle(&Status::default());
+    let trial = trial(&mut bench);
+    let counts = trial::Counts {
+        alerts: 1,
+        only_trial: 1,
+        only_live: 1,
+        ..trial::Counts::default()
+    };
+    assert_eq!(trial.counts, counts);
+    let missed: Vec<&str> = trial.missed().map(|missed| &*missed.message).collect();
+    assert_eq!(missed, ["R: ./rev (pid 7)"]);
+}
+
+#[test]
+fn a_sequence_goes_on_when_its_trial_ends() {
+    let tried = || sample::rule("R", "r-1", "low");
+    let other = || sample::rule_of_query("R", "r-1", "process where process.name == \"x\"");
+    for live in [vec![], vec![other()]] {
+        let mut bench = Bench::of(set_of(live, vec![tried()]));
+        bench.exec();
+        let promoted = Box::new(set_of(vec![tried()], Vec::new()));
+        let swapped = bench.ask(|to| Ask::Swap(promoted, to));
+        assert_eq!((swapped.restored.kept, swapped.restored.left), (1, 0));
+        bench.creation();
+        bench.settle(&Status::default());
+        assert_eq!(bench.ask(Ask::State).alerts, [1]);
+        assert_eq!(bench.end(), [(2, 0, message("R"))]);
+    }
+}
+
+#[test]
+fn a_trial_goes_on_over_a_reload_until_its_file_changes() {
+    let tried = |name| sample::rule(name, "r-1", "low");
+    let mut bench = Bench::of(set_of(vec![], vec![tried("R")]));
+    bench.exec();
+    let again = set_of(vec![sample::rule("S", "s-1", "low")], vec![tried("R")]);
+    let swapped = bench.ask(|to| Ask::Swap(Box::new(again), to));
+    assert_eq!(swapped.restored.kept, 1);
+    bench.creation();
+    bench.settle(&Status::default());
+    let before = trial(&mut bench);
+    assert_eq!(before.counts.alerts, 1, "begun before the reload");
+    let changed = set_of(vec![], vec![tried("R, changed")]);
+    bench.ask(|to| Ask::Swap(Box::new(changed), to));
+    let after = trial(&mut bench);
+    assert_eq!(after.counts, trial::Counts::default());
+    assert!(after.since_ns > before.since_ns);
+    assert_eq!(bench.end(), []);
+}
+
+#[test]
+fn what_would_hide_an_alert_is_said_and_not_counted_as_hidden() {
+    let exception = "[[exception]]\nrule_id = \"r-1\"\nreason = \"it builds\"\nowner = \"o\"\n\
+                     expires = \"never\"\nquery = 'file where file.name == \"rev\"'\n";
+    let source = crate::document::Source {
+        path: std::path::Path::new("e.toml").into(),
+        text: exception.to_owned(),
+    };
+    let (excepting, problems) = crate::tuning::Tuning::exceptions_of(&source);
+    assert_eq!(problems, []);
+    let place = excepting.exceptions[0].place.clone();
+    let limiting = crate::tuning::Tuning {
+        overrides: vec![crate::tuning::Override {
+            selector: crate::tuning::Selector::Id("r-1".to_owned()),
+            enabled: None,
+            severity: None,
+            risk_score: None,
+            limit: Some(crate::tuning::RateLimit {
+                alerts: 1,
+                per: Duration::from_secs(3600),
+            }),
+            place,
+        }],
+        ..crate::tuning::Tuning::default()
+    };
+    for (tuning, expected, because) in [
+        (excepting, [0, 2, 0], "e.toml:1: it builds"),
+        (limiting, [1, 0, 1], "the rule's rate limit"),
+    ] {
+        let tried = sample::rule("R", "r-1", "low");
+        let mut set = set_of(Vec::new(), vec![tried]);
+        let rules: Vec<Arc<Rule>> = set.roster.iter().cloned().collect();
+        let (gate, problems) = Gate::new(&tuning, &rules, &mut set.table, 0);
+        assert_eq!(problems, []);
+        set.gate = gate;
+        let mut bench = Bench::of(set);
+        for _ in 0..2 {
+            bench.exec();
+            bench.creation();
+        }
+        bench.settle(&Status::default());
+        assert_eq!(bench.ask(Ask::State).hidden, 0);
+        let trial = trial(&mut bench);
+        let counts = trial.counts;
+        assert_eq!([counts.alerts, counts.excepted, counts.limited], expected);
+        let last = trial.last().next_back().unwrap();
+        assert_eq!(last.would.because.as_deref(), Some(because));
+        assert_eq!(bench.end(), []);
+    }
 }

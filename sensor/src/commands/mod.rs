@@ -17,7 +17,9 @@ mod keeping;
 mod live;
 pub mod manual;
 mod matching;
+mod on_trial;
 mod programs;
+mod promote;
 pub mod query;
 pub mod record;
 pub mod replay;
@@ -27,6 +29,7 @@ pub mod tail;
 mod terminal;
 pub mod test;
 pub mod top;
+mod trial;
 pub mod tune;
 
 use std::fmt::{Display, Write as _};

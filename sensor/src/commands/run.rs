@@ -26,6 +26,7 @@ use crate::pipeline::{self, Pipeline, Recalled, Sight, Start};
 use crate::reload::{self, Kept, Refused, Reloader, Roster, Set};
 use crate::rule::{self, Verdict};
 use crate::state::{Saved, Store};
+use crate::trial;
 use crate::watchdog;
 
 /// Runs until SIGTERM or SIGINT.
@@ -56,7 +57,7 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
     let roster = Arc::clone(&set.roster);
     let rules: Vec<_> = roster.iter().cloned().collect();
     let learning = config.rules.new_terms_learning;
-    let baselines = Baselines::at_start(&rules, &mut set.engine, learning);
+    let baselines = Baselines::at_start(&roster.live_rules(), &mut set.engine, learning);
     let runtime = live::runtime()?;
     runtime.block_on(async {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
@@ -101,9 +102,12 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
         let (pulse, progress) = (pipeline.pulse(), outputs.progress());
         let mut matching = Matching::new(set, outputs, desk, Arc::clone(&pulse));
         matching.baselines = baselines;
-        if let Some(store) = store {
+        if let (Some(store), Some(directory)) = (store, &directory) {
             let covered = pipeline.covered();
-            matching.keep_in(store, covered, Arc::clone(&host.boot_id), remembered);
+            let trials = trial::Store::below(directory);
+            matching.go_on_with(trials.load());
+            let stores = (store, trials);
+            matching.keep_in(stores, covered, Arc::clone(&host.boot_id), remembered);
         }
         if let Some((handed, earlier)) = followed {
             matching.follow(handed, earlier);
@@ -160,10 +164,12 @@ pub(super) fn environment(set: &Set) -> Vec<String> {
 /// Says in the log how far the rules can do their work on this kernel.
 fn log_verdicts(roster: &Roster, sight: &Sight) {
     let mut counts = [0; Verdict::ALL.len()];
-    for rule in roster.iter() {
+    for listed in &roster.rules {
+        let rule = &listed.rule;
         let found = rule.judge(sight.kinds);
         let verdict = found.verdict();
-        if let Some(count) = counts.get_mut(verdict as usize) {
+        let count = counts.get_mut(verdict as usize);
+        if let Some(count) = count.filter(|_| !listed.on_trial) {
             *count += 1;
         }
         if verdict == Verdict::Armed {
@@ -177,8 +183,9 @@ fn log_verdicts(roster: &Roster, sight: &Sight) {
         tracing::warn!(
             rule.id = rule.id,
             rule.name = rule.name,
-            "rule `{}` is {}: {}",
+            "rule `{}`{} is {}: {}",
             rule.name,
+            if listed.on_trial { ", on trial," } else { "" },
             verdict.name(),
             words.join("; ")
         );

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::server::{Answer, Say, error, line};
-use super::{Ask, Bell, Request, metrics, tail};
+use super::{Ask, Bell, Request, metrics, tail, trials};
 use crate::commands;
 use crate::reload::Reloader;
 
@@ -48,6 +48,7 @@ impl Answer for Front {
             Request::Metrics => say(&line(&json!({ "text": metrics::text(&state) }))),
             Request::Top => say(&line(&state.top())),
             Request::Recent => tail::recent(&self.bell, &state, say),
+            Request::Trial { path } => trials::answer(&state, path.as_deref(), say),
             Request::Tail { query } => tail::serve(&self.bell, query.as_deref(), &state, say),
             Request::Reload => Ok(()),
         }

@@ -58,6 +58,7 @@ pub fn text(state: &State) -> String {
     whole(state, &mut out);
     kernel(state, &mut out);
     rules(state, &mut out);
+    on_trial(state, &mut out);
     out
 }
 
@@ -163,7 +164,7 @@ fn rules(state: &State, out: &mut String) {
     let sight = Sight::of_hooks(&state.hooks);
     let verdicts: Vec<Verdict> = state
         .roster
-        .rules
+        .live()
         .iter()
         .map(|listed| verdict(listed, &sight).0)
         .collect();
@@ -173,6 +174,8 @@ fn rules(state: &State, out: &mut String) {
         by_verdict.sample(&[("verdict", which.name())], count);
     }
     by_verdict.sample(&[("verdict", "failed")], state.roster.failed.len());
+    let on_trial = state.roster.on_trial().len();
+    Family::new(out, "rules_on_trial", "gauge", "Rules on trial.").sample(&[], on_trial);
     let numbers = |number: usize| {
         let counters = state.counters.get(number).copied().unwrap_or_default();
         let cost = state.costs.get(number).copied().unwrap_or_default();
@@ -227,9 +230,58 @@ fn rules(state: &State, out: &mut String) {
     ];
     for (name, kind, help, of) in columns {
         let mut family = Family::new(out, name, kind, help);
-        for (number, listed) in state.roster.rules.iter().enumerate() {
+        for (number, listed) in state.roster.live().iter().enumerate() {
             let labels = [("id", &*listed.rule.id), ("name", &*listed.rule.name)];
             family.sample(&labels, of(number));
+        }
+    }
+}
+
+/// The same of rules on trial, under names of their own: none of it is an alert.
+fn on_trial(state: &State, out: &mut String) {
+    let first = state.roster.live_count();
+    let rules = state.roster.on_trial();
+    if rules.is_empty() {
+        return;
+    }
+    let cost = |at: usize| state.costs.get(first + at).copied().unwrap_or_default();
+    let counts = |at: usize| {
+        let trial = state.trials.rules.get(at);
+        trial.map(|trial| trial.counts).unwrap_or_default()
+    };
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "seconds are wanted as a fraction; nanoseconds are an estimate"
+    )]
+    let seconds = |at| (cost(at).nanoseconds as f64 / 1e9).to_string();
+    type Column<'a> = (&'static str, &'static str, &'a dyn Fn(usize) -> String);
+    let columns: [Column<'_>; 4] = [
+        (
+            "trial_alerts_total",
+            "Alerts that a rule on trial would have raised.",
+            &|at| counts(at).alerts.to_string(),
+        ),
+        (
+            "trial_hidden_total",
+            "Matches of a rule on trial that exceptions and rate limits would have hidden.",
+            &|at| (counts(at).excepted + counts(at).limited).to_string(),
+        ),
+        (
+            "trial_events_total",
+            "Events that one of the filters of a rule on trial let through.",
+            &|at| cost(at).events.to_string(),
+        ),
+        (
+            "trial_seconds_total",
+            "Time spent on them, estimated.",
+            &seconds,
+        ),
+    ];
+    for (name, help, of) in columns {
+        let mut family = Family::new(out, name, "counter", help);
+        for (at, listed) in rules.iter().enumerate() {
+            let labels = [("id", &*listed.rule.id), ("name", &*listed.rule.name)];
+            family.sample(&labels, of(at));
         }
     }
 }

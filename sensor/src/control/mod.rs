@@ -11,6 +11,7 @@ pub mod recent;
 pub mod server;
 pub mod state;
 mod tail;
+mod trials;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -48,6 +49,10 @@ pub enum Request {
     Metrics,
     /// The last events.
     Recent,
+    Trial {
+        /// The file of one, to hear of its alerts, too; without it all.
+        path: Option<String>,
+    },
     Tail {
         /// An EQL query; all events without one.
         query: Option<String>,
@@ -210,6 +215,7 @@ mod tests {
         for (text, expected) in [
             (r#"{"verb":"status"}"#, Some(Request::Status)),
             (r#"{"verb":"tail"}"#, Some(Request::Tail { query: None })),
+            (r#"{"verb":"trial"}"#, Some(Request::Trial { path: None })),
             (r#"{"verb":"fly"}"#, None),
             (r#"{"verb":"tail","quarry":"any where true"}"#, None),
             (r#""status""#, None),

@@ -3,6 +3,7 @@
 //! In: a [`State`], copied by the pipeline between two batches. Out: JSON for `status` and `rules`. The work of putting it into words
 //! is done by the thread of the client that asked. Text for people is made of the same JSON, by the command line.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ use crate::output::Count;
 use crate::pipeline::Sight;
 use crate::reload::{Listed, Roster};
 use crate::rule;
+use crate::trial::Trials;
+
+/// Behind the name of a rule on trial.
+pub const ON_TRIAL: &str = " (on trial)";
 
 /// Everything at one moment.
 #[derive(Clone)]
@@ -42,6 +47,9 @@ pub struct State {
     pub hooks: Arc<[HookReport]>,
     /// What processes do, by program, while somebody looks.
     pub programs: Vec<Program>,
+    pub trials: Trials,
+    /// Boot clock, nanoseconds.
+    pub now_ns: u64,
 }
 
 /// What the processes of one program made the sensor do.
@@ -51,6 +59,13 @@ pub struct Program {
     pub events: u64,
     pub nanoseconds: u64,
     pub alerts: u64,
+}
+
+/// A path as whoever asks can use it, wherever that one stands.
+pub(super) fn shown(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    let absolute = absolute.as_deref().unwrap_or(path);
+    absolute.display().to_string()
 }
 
 /// How much a rule can be counted on.
@@ -108,7 +123,7 @@ impl State {
         let sight = Sight::of_hooks(&self.hooks);
         let verdicts: Vec<Verdict> = self
             .roster
-            .rules
+            .live()
             .iter()
             .map(|listed| verdict(listed, &sight).0)
             .collect();
@@ -127,7 +142,8 @@ impl State {
             "uptime_s": self.uptime.as_secs(),
             "generation": self.generation,
             "rules": {
-                "loaded": self.roster.rules.len(),
+                "loaded": self.roster.live_count(),
+                "on_trial": self.roster.on_trial().len(),
                 "failed": self.roster.failed.len(),
                 "skipped": self.roster.skipped.len(),
             },
@@ -183,14 +199,15 @@ impl State {
         let failed = self.roster.failed.iter().map(|failed| {
             json!({
                 "verdict": "failed",
-                "path": failed.path.display().to_string(),
+                "on_trial": failed.on_trial,
+                "path": shown(&failed.path),
                 "why": [failed.reason],
             })
         });
         running.chain(failed).collect()
     }
 
-    fn rule(&self, number: usize, listed: &Listed, sight: &Sight) -> Value {
+    pub(super) fn rule(&self, number: usize, listed: &Listed, sight: &Sight) -> Value {
         let rule = &listed.rule;
         let (verdict, why) = verdict(listed, sight);
         let counters = self.counters.get(number).copied().unwrap_or_default();
@@ -202,7 +219,8 @@ impl State {
             "why": why,
             "severity": rule.severity.name(),
             "risk_score": rule.risk_score,
-            "path": rule.path.display().to_string(),
+            "on_trial": listed.on_trial,
+            "path": shown(&rule.path),
             "query": rule.query_text,
             "generation": self.generation,
             "alerts": self.alerts.get(number).copied().unwrap_or_default(),
@@ -268,8 +286,12 @@ impl State {
             .enumerate()
             .map(|(number, listed)| {
                 let cost = self.costs.get(number).copied().unwrap_or_default();
+                let mut name = listed.rule.name.clone();
+                if listed.on_trial {
+                    name += ON_TRIAL;
+                }
                 json!({
-                    "name": listed.rule.name,
+                    "name": name,
                     "events": cost.events,
                     "engine_ns": cost.nanoseconds,
                     "alerts": self.alerts.get(number).copied().unwrap_or_default(),

@@ -28,6 +28,8 @@ pub struct Judged {
     pub limits: Vec<&'static str>,
     /// Share of the events of a recording that it has to look at, of a thousand; `None` when nothing was replayed.
     pub wakes: Option<u32>,
+    /// It raises no alert.
+    pub on_trial: bool,
 }
 
 /// How it is known what the kernel gives.
@@ -109,7 +111,8 @@ impl Report {
             let rule = &judged.rule;
             let verdict = judged.judgement.verdict().name();
             let (path, name, id) = (rule.path.display(), &rule.name, &rule.id);
-            let _ = writeln!(out, "{path}: {verdict}: {name} ({id})");
+            let trial = if judged.on_trial { ", on trial" } else { "" };
+            let _ = writeln!(out, "{path}: {verdict}{trial}: {name} ({id})");
             for finding in &judged.judgement.findings {
                 let (line, column) = rule.place(finding.span);
                 let words = finding.words(&rule.query_text);
@@ -197,6 +200,10 @@ impl Report {
         ]
     }
 
+    fn on_trial(&self) -> usize {
+        self.rules.iter().filter(|judged| judged.on_trial).count()
+    }
+
     fn summary(&self) -> String {
         let mut parts = Vec::new();
         if self.files > 0 || self.settings == 0 {
@@ -206,6 +213,10 @@ impl Report {
             let colon = if words.is_empty() { "" } else { ": " };
             let files = counted(self.files, "rule file");
             parts.push(format!("{files}{colon}{}", words.join(", ")));
+            let on_trial = self.on_trial();
+            if on_trial > 0 {
+                parts.push(format!("{on_trial} of the rules on trial"));
+            }
         }
         if self.settings > 0 {
             parts.push(counted(self.settings, "settings file"));
@@ -228,6 +239,7 @@ impl Report {
             for (name, count) in self.counts() {
                 json.number(name, count);
             }
+            json.number("on_trial", self.on_trial());
             json.number("errors", self.count(Severity::Error));
             json.number("warnings", self.count(Severity::Warning));
             json.number("notes", self.count(Severity::Note));
@@ -315,6 +327,7 @@ fn rule_of(json: &mut Json<'_>, judged: &Judged) {
     json.text("severity", rule.severity.name());
     json.text("shape", shape_name(rule.shape));
     json.text("verdict", judgement.verdict().name());
+    json.boolean("on_trial", judged.on_trial);
     json.boolean(
         "strict",
         judgement.findings.is_empty() && !judgement.is_blind,

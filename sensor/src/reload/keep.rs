@@ -106,7 +106,9 @@ impl Kept {
                     })
             }
         };
-        let rules = roster.iter().filter_map(|rule| text_of(rule, &before));
+        // A trial can wait until the files are in order again.
+        let live = roster.live().iter();
+        let rules = live.filter_map(|listed| text_of(&listed.rule, &before));
         let saved = Saved {
             settings,
             rules: rules.collect(),

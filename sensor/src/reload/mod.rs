@@ -18,7 +18,7 @@ use crate::config::{self, Config};
 use crate::document::{Problem, Source, os_text};
 use crate::engine::Engine;
 use crate::event::{Event, FieldTable, Kinds};
-use crate::rule::{self, Rule};
+use crate::rule::{self, Loaded, Rule};
 use crate::tuning::{Gate, Tuning};
 
 pub use keep::{Kept, Saved};
@@ -38,8 +38,10 @@ pub struct Set {
 /// The rules of a set, and what became of every file.
 #[derive(Debug, Default)]
 pub struct Roster {
-    /// By their number in the engine.
+    /// By their number in the engine: those that are live, then those on trial.
     pub rules: Vec<Listed>,
+    /// Where live rules come from, in the order of precedence.
+    pub places: Vec<PathBuf>,
     pub failed: Vec<Failed>,
     pub skipped: Vec<rule::Skipped>,
     /// The settings file that the flags name; without it the installed ones were read.
@@ -54,6 +56,8 @@ pub struct Listed {
     pub rule: Arc<Rule>,
     /// Why the file as it is now is not used: this is its last good version.
     pub stale: Option<String>,
+    /// It raises no alert; what it would have raised is counted.
+    pub on_trial: bool,
 }
 
 /// A rule file that can not be used, and of which there is no good version.
@@ -61,6 +65,8 @@ pub struct Listed {
 pub struct Failed {
     pub path: Arc<Path>,
     pub reason: String,
+    /// It stands among the rules on trial.
+    pub on_trial: bool,
 }
 
 /// Nothing is changed, and why.
@@ -73,8 +79,33 @@ pub struct Refused {
 }
 
 impl Roster {
+    /// All rules, also those on trial.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Rule>> {
         self.rules.iter().map(|listed| &listed.rule)
+    }
+
+    /// How many rules are live: the first so many.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.rules.partition_point(|listed| !listed.on_trial)
+    }
+
+    #[must_use]
+    pub fn live(&self) -> &[Listed] {
+        self.rules.get(..self.live_count()).unwrap_or_default()
+    }
+
+    /// The rules on trial, whose numbers in the engine follow those of the live ones.
+    #[must_use]
+    pub fn on_trial(&self) -> &[Listed] {
+        self.rules.get(self.live_count()..).unwrap_or_default()
+    }
+
+    /// The live rules alone.
+    #[must_use]
+    pub fn live_rules(&self) -> Vec<Arc<Rule>> {
+        let live = self.live().iter();
+        live.map(|listed| Arc::clone(&listed.rule)).collect()
     }
 
     /// Kinds of events that some rule can make use of.
@@ -84,10 +115,10 @@ impl Roster {
             .fold(Kinds::NONE, |kinds, rule| kinds.and(rule.interest()))
     }
 
-    /// `3 rules`, and what is wrong with others.
+    /// `3 rules`, how many are on trial, and what is wrong with others.
     #[must_use]
     pub fn in_words(&self) -> String {
-        let mut words = match self.rules.len() {
+        let mut words = match self.live_count() {
             1 => "1 rule".to_owned(),
             count => format!("{count} rules"),
         };
@@ -98,6 +129,10 @@ impl Roster {
             .count();
         if stale > 0 {
             words += &format!(" ({stale} in their last good version)");
+        }
+        let on_trial = self.on_trial().len();
+        if on_trial > 0 {
+            words += &format!(", {on_trial} on trial");
         }
         if !self.failed.is_empty() {
             words += &format!(", {} failed", self.failed.len());
@@ -119,22 +154,36 @@ impl Difference {
     #[must_use]
     pub fn between(old: &Roster, new: &Roster) -> Difference {
         let mut difference = Difference::default();
-        for rule in new.iter() {
-            match old.iter().find(|was| was.id == rule.id) {
-                None => difference.added.push(named(rule)),
-                Some(was) if was.digest != rule.digest => difference.changed.push(named(rule)),
+        let is_same = |one: &Listed, other: &Listed| {
+            one.rule.id == other.rule.id && one.on_trial == other.on_trial
+        };
+        for listed in &new.rules {
+            match old.rules.iter().find(|was| is_same(was, listed)) {
+                None => difference.added.push(named(listed)),
+                Some(was) if was.rule.digest != listed.rule.digest => {
+                    difference.changed.push(named(listed));
+                }
                 Some(_) => difference.unchanged += 1,
             }
         }
-        let ids: HashSet<&str> = new.iter().map(|rule| &*rule.id).collect();
-        let gone = old.iter().filter(|was| !ids.contains(&*was.id));
+        let ids: HashSet<(&str, bool)> = new
+            .rules
+            .iter()
+            .map(|listed| (&*listed.rule.id, listed.on_trial))
+            .collect();
+        let gone = old
+            .rules
+            .iter()
+            .filter(|was| !ids.contains(&(&*was.rule.id, was.on_trial)));
         difference.removed = gone.map(named).collect();
         difference
     }
 }
 
-fn named(rule: &Arc<Rule>) -> String {
-    format!("{} ({})", rule.name, rule.id)
+fn named(listed: &Listed) -> String {
+    let Listed { rule, on_trial, .. } = listed;
+    let trial = if *on_trial { ", on trial" } else { "" };
+    format!("{} ({}){trial}", rule.name, rule.id)
 }
 
 /// The settings as file and flags give them.
@@ -165,6 +214,7 @@ fn apply(args: &RunArgs, config: &mut Config) -> Result<(), config::FlagError> {
     config.apply_output(&args.output);
     config.apply_rules(&args.rules);
     config.apply_tuning(&args.tuning);
+    config.apply_trial(&args.trial);
     if let Some(socket) = &args.control {
         config.control.socket = socket.clone();
     }
@@ -185,10 +235,11 @@ pub fn build(
         problems,
         settings: false,
     };
-    let places = &config.rules.directories;
+    let (places, trial) = (&config.rules.directories, &config.rules.trial);
     let (tuning, rules) = (&args.tuning, &args.rules);
     for (paths, what) in [
         (&rules.paths, " rules from"),
+        (&args.trial, " rules from"),
         (&tuning.exceptions, ""),
         (&tuning.overrides, ""),
     ] {
@@ -201,7 +252,7 @@ pub fn build(
         }
     }
     let drop_ins = [&config.rules.exceptions, &config.rules.overrides];
-    let distrusted: Vec<Problem> = [places]
+    let distrusted: Vec<Problem> = [places, trial]
         .into_iter()
         .chain(drop_ins)
         .flat_map(|paths| trust::drop_ins(paths))
@@ -212,36 +263,37 @@ pub fn build(
             distrusted,
         ));
     }
-    let loaded = if args.rules.paths.is_empty() {
-        rule::load_installed(places)
-    } else {
-        rule::load(places)
+    let load = |named: &[PathBuf], places: &[PathBuf]| match named {
+        [] => rule::load_installed(places),
+        named => rule::load(named),
     };
-    let (mut rules, mut problems) = (loaded.rules, loaded.problems);
-    if problems.iter().any(is_of_directory) {
+    let loaded = load(&args.rules.paths, places);
+    let tried = load(&args.trial, trial);
+    let is_of_one = |loaded: &Loaded| loaded.problems.iter().any(is_of_directory);
+    if is_of_one(&loaded) || is_of_one(&tried) {
         // What can not be seen is not gone.
+        let mut problems = loaded.problems;
+        problems.extend(tried.problems);
         problems.retain(is_of_directory);
         return Err(refused("the rules can not be listed".to_owned(), problems));
     }
-    for (index, problem) in commands::unfit(&rules).into_iter().rev() {
-        rules.remove(index);
-        problems.push(problem);
-    }
+    let (files, failed) = (loaded.files, loaded.failed);
     let mut roster = Roster {
-        rules: rules.into_iter().map(listed).collect(),
-        skipped: loaded.skipped,
+        places: places.iter().map(|path| absolute(path)).collect(),
         settings: args.settings.path.clone(),
         ..Roster::default()
     };
-    fall_back(&mut roster, &problems, good);
-    if roster.rules.is_empty() && !args.allow_no_rules {
+    let mut problems = take(&mut roster, loaded, false, good);
+    let is_empty = roster.rules.is_empty();
+    problems.extend(take(&mut roster, tried, true, good));
+    if is_empty && !args.allow_no_rules {
         let places: Vec<String> = places.iter().map(|p| p.display().to_string()).collect();
         let reason = format!(
             "no rule to watch for in {}: of {} rule files {} have errors and {} are skipped; \
              name a directory with --rules, or start without rules by --allow-no-rules",
             places.join(", "),
-            loaded.files,
-            loaded.failed,
+            files,
+            failed,
             roster.skipped.len()
         );
         problems.retain(Problem::is_error);
@@ -259,15 +311,22 @@ fn assemble(
 ) -> Result<Set, Refused> {
     let (tuning, wrong) = Tuning::load(&config.rules.exceptions, &config.rules.overrides);
     problems.extend(wrong);
-    let mut stale: HashMap<String, String> = HashMap::new();
-    let take = |listed: Listed| {
+    let mut stale: HashMap<Arc<Path>, String> = HashMap::new();
+    let (mut rules, mut on_trial) = (Vec::new(), Vec::new());
+    for listed in roster.rules.drain(..) {
         if let Some(why) = listed.stale {
-            stale.insert(listed.rule.id.clone(), why);
+            stale.insert(Arc::clone(&listed.rule.path), why);
         }
-        listed.rule
-    };
-    let mut rules: Vec<Arc<Rule>> = roster.rules.drain(..).map(take).collect();
-    problems.extend(tuning.apply(&mut rules));
+        let side = if listed.on_trial {
+            &mut on_trial
+        } else {
+            &mut rules
+        };
+        side.push(listed.rule);
+    }
+    problems.extend(tuning.apply_beside(&mut rules, &mut on_trial));
+    let live = rules.len();
+    rules.append(&mut on_trial);
     let mut table = FieldTable::sensor();
     let mut engine: Engine<Arc<Event>> =
         commands::engine(&rules, &mut table, &config).map_err(|error| Refused {
@@ -278,11 +337,12 @@ fn assemble(
     engine.set_learning(config.rules.new_terms_learning);
     let (gate, wrong) = commands::gate_and_problems(&tuning, &rules, &mut table);
     problems.extend(wrong);
-    let again = |rule: Arc<Rule>| Listed {
-        stale: stale.remove(&rule.id),
+    let again = |(number, rule): (usize, Arc<Rule>)| Listed {
+        stale: stale.remove(&rule.path),
+        on_trial: number >= live,
         rule,
     };
-    roster.rules = rules.into_iter().map(again).collect();
+    roster.rules = rules.into_iter().enumerate().map(again).collect();
     Ok(Set {
         config,
         engine,
@@ -298,19 +358,33 @@ fn is_of_directory(problem: &Problem) -> bool {
     problem.is_error() && !has_ending && problem.path.is_dir()
 }
 
-/// A rule as its file is now.
-fn listed(rule: Arc<Rule>) -> Listed {
-    Listed { rule, stale: None }
+/// As seen from everywhere: who asks the daemon may stand elsewhere.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Puts the last good version in the place of each broken file, or notes that there is none.
-fn fall_back(roster: &mut Roster, problems: &[Problem], good: &[Arc<Rule>]) {
+/// Adds what was loaded, without what the engine can not take. Of a broken file the last good version takes the place, or it is
+/// noted that there is none. Gives the problems.
+fn take(roster: &mut Roster, loaded: Loaded, on_trial: bool, good: &[Arc<Rule>]) -> Vec<Problem> {
+    let (mut rules, mut problems) = (loaded.rules, loaded.problems);
+    for (index, problem) in commands::unfit(&rules).into_iter().rev() {
+        rules.remove(index);
+        problems.push(problem);
+    }
+    roster.skipped.extend(loaded.skipped);
+    let first = roster.rules.len();
+    roster.rules.extend(rules.into_iter().map(|rule| Listed {
+        rule,
+        stale: None,
+        on_trial,
+    }));
     let mut seen = HashSet::new();
     for problem in problems.iter().filter(|problem| problem.is_error()) {
         if !seen.insert(Arc::clone(&problem.path)) {
             continue;
         }
-        let taken = |rule: &Arc<Rule>| roster.iter().any(|other| other.id == rule.id);
+        let side = roster.rules.get(first..).unwrap_or_default();
+        let taken = |rule: &Arc<Rule>| side.iter().any(|other| other.rule.id == rule.id);
         let version = good
             .iter()
             .find(|rule| rule.path == problem.path && !taken(rule));
@@ -318,13 +392,16 @@ fn fall_back(roster: &mut Roster, problems: &[Problem], good: &[Arc<Rule>]) {
             Some(rule) => roster.rules.push(Listed {
                 rule: Arc::clone(rule),
                 stale: Some(problem.to_string()),
+                on_trial,
             }),
             None => roster.failed.push(Failed {
                 path: Arc::clone(&problem.path),
                 reason: problem.to_string(),
+                on_trial,
             }),
         }
     }
+    problems
 }
 
 /// The rules and settings of a start: as they are, or else as they last were good, loudly.
@@ -387,6 +464,7 @@ fn from_saved(args: &RunArgs, saved: &Saved, refused: &Refused) -> Option<(Set, 
     let rules = good.into_iter().map(|rule| Listed {
         rule,
         stale: Some(stale.clone()),
+        on_trial: false,
     });
     let roster = Roster {
         rules: rules.collect(),

@@ -29,7 +29,9 @@ pub struct Answer {
     /// Why nothing was changed at all.
     pub refused: Option<String>,
     pub generation: u64,
+    /// Live ones, and those on trial beside them.
     pub rules: usize,
+    pub on_trial: usize,
     pub added: Vec<String>,
     pub changed: Vec<String>,
     pub removed: Vec<String>,
@@ -104,7 +106,8 @@ impl Reloader {
             Ok(answer) => answer,
             Err(refused) => Answer {
                 refused: Some(refused.reason),
-                rules: running.rules.len(),
+                rules: running.live_count(),
+                on_trial: running.on_trial().len(),
                 problems: refused.problems.iter().map(with_excerpt).collect(),
                 ..Answer::default()
             },
@@ -212,7 +215,8 @@ fn answer(
         ok: problems.iter().all(|problem| !problem.is_error()),
         refused: None,
         generation: swapped.generation,
-        rules: roster.rules.len(),
+        rules: roster.live_count(),
+        on_trial: roster.on_trial().len(),
         added: difference.added,
         changed: difference.changed,
         removed: difference.removed,
@@ -247,11 +251,11 @@ impl Answer {
                 self.rules
             ),
             None => format!(
-                "reloaded in {} ms: generation {}, {} rules, {} added, {} changed, {} removed, {} unchanged; \
+                "reloaded in {} ms: generation {}, {}, {} added, {} changed, {} removed, {} unchanged; \
                  {} partial matches kept, {} given up",
                 self.milliseconds,
                 self.generation,
-                self.rules,
+                self.rules_in_words(),
                 self.added.len(),
                 self.changed.len(),
                 self.removed.len(),
@@ -284,6 +288,15 @@ impl Answer {
             words += &format!("\n{problem}");
         }
         words
+    }
+}
+
+impl Answer {
+    fn rules_in_words(&self) -> String {
+        match self.on_trial {
+            0 => format!("{} rules", self.rules),
+            trial => format!("{} rules, {trial} on trial", self.rules),
+        }
     }
 }
 

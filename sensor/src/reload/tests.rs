@@ -17,7 +17,7 @@ impl Place {
         let place = Place {
             folder: tempfile::tempdir().unwrap(),
         };
-        for below in ["rules", "state"] {
+        for below in ["rules", "trial", "state"] {
             fs::create_dir(place.path(below)).unwrap();
         }
         place.write("settings", "");
@@ -33,11 +33,15 @@ impl Place {
     }
 
     fn rule(&self, name: &str, process: &str) {
+        self.rule_in("rules", name, process);
+    }
+
+    fn rule_in(&self, folder: &str, name: &str, process: &str) {
         let text = format!(
             "[rule]\nrule_id = \"{name}\"\nname = \"{name}\"\ntype = \"eql\"\n\
              query = 'process where process.name == \"{process}\"'\n"
         );
-        self.write(&format!("rules/{name}.toml"), &text);
+        self.write(&format!("{folder}/{name}.toml"), &text);
     }
 
     fn args(&self) -> RunArgs {
@@ -46,6 +50,8 @@ impl Place {
             "run".into(),
             "--rules".into(),
             self.path("rules"),
+            "--trial".into(),
+            self.path("trial"),
             "--config".into(),
             self.path("settings"),
         ];
@@ -210,4 +216,87 @@ fn a_full_disk_leaves_what_was_kept() {
     let full = Kept::below(Some(Path::new("/proc/self")));
     assert!(full.save(&set.roster).is_err());
     assert!(Kept::below(None).save(&set.roster).is_ok());
+}
+
+#[test]
+fn a_rule_on_trial_stands_beside_the_live_one_of_its_id() {
+    let place = Place::new();
+    place.rule("a", "x");
+    place.rule("b", "y");
+    let (old, _) = place.build(&[]).unwrap();
+    place.rule_in("trial", "a", "other");
+    place.rule_in("trial", "c", "z");
+    place.write(
+        "overrides.toml",
+        "[[override]]\nrule_id = \"a\"\nenabled = false\nseverity = \"high\"\n",
+    );
+    let (new, problems) = {
+        let mut args = place.args();
+        args.tuning.overrides = vec![place.path("overrides.toml")];
+        build(&args, settings(&args).unwrap(), &[]).unwrap()
+    };
+    assert_eq!(problems, []);
+    let roster = &new.roster;
+    let listed: Vec<(&str, bool, &str)> = roster
+        .rules
+        .iter()
+        .map(|l| (&*l.rule.id, l.on_trial, l.rule.severity.name()))
+        .collect();
+    // The override switches the live one off, and is no less of the one on trial.
+    let expected = [
+        ("b", false, "medium"),
+        ("a", true, "high"),
+        ("c", true, "medium"),
+    ];
+    assert_eq!(listed, expected);
+    assert_eq!((roster.live().len(), roster.on_trial().len()), (1, 2));
+    assert_eq!(roster.in_words(), "1 rule, 2 on trial");
+    let difference = Difference::between(&old.roster, roster);
+    assert_eq!(difference.added, ["a (a), on trial", "c (c), on trial"]);
+    assert_eq!(difference.removed, ["a (a)"]);
+    // What is kept for a start on broken files holds no trial: it would be live there.
+    place.kept().save(roster).unwrap();
+    let kept = place.kept().load().unwrap().rules();
+    assert_eq!(kept.iter().map(|rule| &*rule.id).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_broken_trial_keeps_its_last_good_version_and_troubles_no_live_rule() {
+    let place = Place::new();
+    place.rule("a", "x");
+    place.rule_in("trial", "a", "other");
+    let (old, _) = place.build(&[]).unwrap();
+    place.write("trial/a.toml", "[rule]\nquery = '");
+    place.write("trial/b.toml", "[rule]\nquery = '");
+    let good: Vec<_> = old.roster.iter().cloned().collect();
+    let (new, problems) = place.build(&good).unwrap();
+    let on_trial = new.roster.on_trial();
+    assert_eq!(on_trial.len(), 1);
+    let stale = on_trial[0].stale.as_deref().unwrap();
+    assert!(stale.contains("trial/a.toml:2:"), "{stale}");
+    assert!(
+        new.roster
+            .live()
+            .iter()
+            .all(|listed| listed.stale.is_none())
+    );
+    let failed = &new.roster.failed;
+    assert_eq!(failed.len(), 1);
+    assert!(failed[0].on_trial && failed[0].path.ends_with("trial/b.toml"));
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.path.ends_with("trial/b.toml"))
+    );
+    // A trial alone is nothing to watch for.
+    fs::remove_file(place.path("rules/a.toml")).unwrap();
+    let refused = place.build(&[]).map(drop).unwrap_err();
+    assert!(
+        refused.reason.starts_with("no rule to watch for"),
+        "{}",
+        refused.reason
+    );
+    mode(&place.path("trial"), 0o777);
+    let refused = place.build(&[]).map(drop).unwrap_err();
+    assert_eq!(refused.reason, "the rules can not be trusted");
 }

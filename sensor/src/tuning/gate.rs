@@ -154,34 +154,64 @@ impl Gate {
 
     /// What hides the match of a rule whose last event was at `wall_ns`; `None` lets it pass.
     pub fn hides<E: Fields>(&mut self, rule: usize, events: &[E], wall_ns: i64) -> Option<Hidden> {
-        let of_rule = self.rules.get_mut(rule)?;
-        for number in &of_rule.exceptions {
-            let Some(active) = self.exceptions.get_mut(*number) else {
-                continue;
-            };
-            let holds = active.exception.expires_ns.is_none_or(|end| wall_ns < end)
-                && active
-                    .tests
-                    .iter()
-                    .all(|test| events.iter().any(|e| test.holds(e)));
-            if holds {
+        if let Some(number) = self.excepts(rule, events, wall_ns) {
+            let id = self.rules.get(rule).map_or("", |rule| &rule.id);
+            if let Some(active) = self.exceptions.get_mut(number) {
                 active.hits += 1;
-                self.excepted += 1;
+                let place = &active.exception.place;
                 tracing::debug!(
-                    rule = of_rule.id,
+                    rule = id,
                     "hidden by the exception at {}:{}",
-                    active.exception.place.path.display(),
-                    active.exception.place.line
+                    place.path.display(),
+                    place.line
                 );
-                return Some(Hidden::Exception(*number));
             }
+            self.excepted += 1;
+            return Some(Hidden::Exception(number));
         }
+        let of_rule = self.rules.get_mut(rule)?;
         let hidden = of_rule
             .limit
             .as_mut()
             .is_some_and(|limit| limit.hides(&of_rule.id, wall_ns));
         self.limited += u64::from(hidden);
         hidden.then_some(Hidden::Limit)
+    }
+
+    /// The same for a rule on trial, which nobody hears of: nothing is counted as hidden, nor told.
+    pub fn would_hide<E: Fields>(
+        &mut self,
+        rule: usize,
+        events: &[E],
+        wall_ns: i64,
+    ) -> Option<Hidden> {
+        if let Some(number) = self.excepts(rule, events, wall_ns) {
+            return Some(Hidden::Exception(number));
+        }
+        let limit = self.rules.get_mut(rule)?.limit.as_mut()?;
+        if limit.is_over(wall_ns) {
+            limit.begin(wall_ns);
+        }
+        limit.is_one_too_many().then_some(Hidden::Limit)
+    }
+
+    /// The exception of a position.
+    #[must_use]
+    pub fn exception(&self, number: usize) -> Option<&Exception> {
+        self.exceptions.get(number).map(|active| &active.exception)
+    }
+
+    /// The exception that holds for a rule's match.
+    fn excepts<E: Fields>(&self, rule: usize, events: &[E], wall_ns: i64) -> Option<usize> {
+        let holds = |number: &&usize| {
+            let Some(active) = self.exceptions.get(**number) else {
+                return false;
+            };
+            let mut tests = active.tests.iter();
+            active.exception.expires_ns.is_none_or(|end| wall_ns < end)
+                && tests.all(|test| events.iter().any(|e| test.holds(e)))
+        };
+        self.rules.get(rule)?.exceptions.iter().find(holds).copied()
     }
 
     /// Matches hidden so far, by whatever.
@@ -227,26 +257,41 @@ impl Gate {
 
 impl Limit {
     fn hides(&mut self, rule: &str, wall_ns: i64) -> bool {
-        let per_ns = i64::try_from(self.is.per.as_nanos()).unwrap_or(i64::MAX);
-        if self.sent == 0 || wall_ns.saturating_sub(self.begun_ns) >= per_ns {
+        if self.is_over(wall_ns) {
             self.end(rule);
-            self.begun_ns = wall_ns;
-            self.sent = 0;
+            self.begin(wall_ns);
         }
-        if self.sent < self.is.alerts {
-            self.sent += 1;
-            return false;
+        let hides = self.is_one_too_many();
+        if hides {
+            if self.hidden == 0 {
+                tracing::warn!(
+                    rule,
+                    "more than {} alerts within {} s: further ones are only counted",
+                    self.is.alerts,
+                    self.is.per.as_secs()
+                );
+            }
+            self.hidden += 1;
         }
-        if self.hidden == 0 {
-            tracing::warn!(
-                rule,
-                "more than {} alerts within {} s: further ones are only counted",
-                self.is.alerts,
-                self.is.per.as_secs()
-            );
-        }
-        self.hidden += 1;
-        true
+        hides
+    }
+
+    /// Whether another stretch begins.
+    fn is_over(&self, wall_ns: i64) -> bool {
+        let per_ns = i64::try_from(self.is.per.as_nanos()).unwrap_or(i64::MAX);
+        self.sent == 0 || wall_ns.saturating_sub(self.begun_ns) >= per_ns
+    }
+
+    fn begin(&mut self, wall_ns: i64) {
+        self.begun_ns = wall_ns;
+        self.sent = 0;
+    }
+
+    /// Counts one more alert of the stretch; true when it is to be hidden.
+    fn is_one_too_many(&mut self) -> bool {
+        let is_full = self.sent >= self.is.alerts;
+        self.sent += u64::from(!is_full);
+        is_full
     }
 
     /// Says how many the stretch that ends hid.

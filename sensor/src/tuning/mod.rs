@@ -158,9 +158,19 @@ impl Tuning {
     /// Applies overrides, in the order they were read: rules that are switched off leave, others take their severity and score. Of
     /// two overrides of one thing the later counts.
     pub fn apply(&self, rules: &mut Vec<Arc<Rule>>) -> Vec<Problem> {
+        self.apply_beside(rules, &mut [])
+    }
+
+    /// The same with rules on trial beside. None of those is switched off: their trial is to show what they would do.
+    pub fn apply_beside(
+        &self,
+        rules: &mut Vec<Arc<Rule>>,
+        on_trial: &mut [Arc<Rule>],
+    ) -> Vec<Problem> {
         let mut problems = Vec::new();
         for change in &self.overrides {
-            if !rules.iter().any(|rule| change.selector.selects(rule)) {
+            let mut all = rules.iter().chain(on_trial.iter());
+            if !all.any(|rule| change.selector.selects(rule)) {
                 problems.push(change.place.problem(
                     ProblemSeverity::Warning,
                     format!("no loaded rule has {}", change.selector),
@@ -172,7 +182,7 @@ impl Tuning {
             let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
             of_rule.filter_map(|o| o.enabled).next_back() != Some(false)
         });
-        for rule in rules {
+        for rule in rules.iter_mut().chain(on_trial) {
             let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
             let severity = of_rule.clone().filter_map(|o| o.severity).next_back();
             let risk_score = of_rule.filter_map(|o| o.risk_score).next_back();
