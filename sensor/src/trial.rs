@@ -303,24 +303,36 @@ impl Trial {
 #[derive(Clone, Debug, Default)]
 pub struct Trials {
     pub rules: Vec<Trial>,
+    /// Of an earlier run, for rules that could not be read at the start.
+    waiting: Vec<Trial>,
     /// Raised by whatever is worth keeping.
     changes: u64,
 }
 
 impl Trials {
-    /// The rules that are on trial from now on. Those that were before, with the same file, go on; `cost` is what the engine's
-    /// account of each stands at.
+    /// The rules that are on trial from now on; none where they could not be read, which ends no trial. Those that were before, with
+    /// the same file, go on; `cost` is what the engine's account of each stands at.
     #[must_use]
     pub fn next(
         mut self,
-        rules: Vec<About>,
+        rules: Option<Vec<About>>,
         cost: impl Fn(usize) -> Cost,
         wall_ns: i64,
         now_ns: u64,
     ) -> Trials {
+        self.rules.append(&mut self.waiting);
+        let changes = self.changes + 1;
+        let Some(rules) = rules else {
+            return Trials {
+                rules: Vec::new(),
+                waiting: self.rules,
+                changes,
+            };
+        };
         let mut next = Trials {
             rules: Vec::with_capacity(rules.len()),
-            changes: self.changes + 1,
+            waiting: Vec::new(),
+            changes,
         };
         for (at, about) in rules.into_iter().enumerate() {
             let same =

@@ -88,6 +88,7 @@ impl OnTrial {
         }
         self.first = live.len();
         let trials = std::mem::take(&mut self.trials);
+        let rules = Some(rules).filter(|_| !roster.trials_unread);
         self.trials = trials.next(rules, cost, wall_ns(), now_ns);
     }
 

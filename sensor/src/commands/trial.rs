@@ -112,12 +112,12 @@ fn table(rules: &[Value], place: &str) -> String {
             None | Some(Value::Null) => "-".to_owned(),
             Some(beside) => number(beside, path).to_string(),
         };
-        let since = text(rule, "/since").get(..16).unwrap_or_default();
+        let since = moment(rule, "/since");
         let _ = writeln!(
             out,
             "{:<9} {:<16} {:>7} {:>8} {:>7} {:>9} {:>8} {:>6} {:>9} {:>9}  {}",
             text(rule, "/verdict"),
-            since.replace('T', " "),
+            since.get(..16).unwrap_or_default(),
             number(rule, "/alerts"),
             per_day(rule),
             hidden(rule),
@@ -137,20 +137,32 @@ fn table(rules: &[Value], place: &str) -> String {
         for why in texts(rule, "/why") {
             let _ = writeln!(out, "{name}: {}: {why}", text(rule, "/verdict"));
         }
-        let besides = texts(rule, "/asks_besides");
-        if !besides.is_empty() {
-            let _ = writeln!(
-                out,
-                "{name}: the kernel reports for it alone: {}",
-                besides.join(", ")
-            );
+        if let Some(asked) = asks(rule) {
+            let _ = writeln!(out, "{name}: the kernel reports for it alone: {asked}");
         }
     }
     out
 }
 
+/// What the kernel would not report without it.
+fn asks(rule: &Value) -> Option<String> {
+    let besides = texts(rule, "/asks_besides").into_iter().map(str::to_owned);
+    let of_all = texts(rule, "/asks_of_all").into_iter();
+    let of_all = of_all.map(|kind| format!("{kind} of all processes"));
+    let asked: Vec<String> = besides.chain(of_all).collect();
+    Some(asked.join(", ")).filter(|asked| !asked.is_empty())
+}
+
 fn hidden(rule: &Value) -> u64 {
     number(rule, "/hidden/by_exceptions") + number(rule, "/hidden/by_rate_limits")
+}
+
+/// A time to the millisecond, as people write it.
+fn moment(value: &Value, path: &str) -> String {
+    const MILLISECONDS: usize = "2026-11-30T17:20:11.000".len();
+    let text = text(value, path);
+    let short = text.get(..MILLISECONDS).unwrap_or(text);
+    format!("{}Z", short.trim_end_matches('Z').replace('T', " "))
 }
 
 /// Alerts a day, to a tenth; nothing before there is enough to go by.
@@ -198,7 +210,7 @@ fn account(rule: &Value) -> String {
     let worked = duration(number(rule, "/worked_ms") / 1000);
     row(
         "on trial",
-        format!("since {}, at work for {worked}", text(rule, "/since")),
+        format!("since {}, at work for {worked}", moment(rule, "/since")),
     );
     row(
         "alerts",
@@ -224,17 +236,15 @@ fn account(rule: &Value) -> String {
             number(rule, "/partials/open")
         ),
     );
-    let besides = texts(rule, "/asks_besides");
-    if !besides.is_empty() {
-        let what = format!("the kernel to report {} for it alone", besides.join(", "));
-        row("asks", what);
+    if let Some(asked) = asks(rule) {
+        row("asks", format!("the kernel reports for it alone: {asked}"));
     }
     if let Some(beside) = rule.pointer("/beside").filter(|beside| beside.is_object()) {
         row("live", text(beside, "/path").to_owned());
         row(
             "compared",
             format!(
-                "{} alerts of both, {} of this one only, {} of the live one only",
+                "alerts of both {}, of this one only {}, of the live one only {}",
                 number(beside, "/both"),
                 number(beside, "/only_trial"),
                 number(beside, "/only_live")
@@ -265,7 +275,7 @@ fn alerts(rule: &Value, out: &mut String) {
         let _ = writeln!(out, "\nwould have alerted, the last {}:", would.len());
     }
     for one in would {
-        let _ = writeln!(out, "{}  {}", text(one, "/time"), text(one, "/message"));
+        let _ = writeln!(out, "{}  {}", moment(one, "/time"), text(one, "/message"));
         if !text(one, "/because").is_empty() {
             let _ = writeln!(out, "    hidden by {}", text(one, "/because"));
         }
@@ -279,7 +289,7 @@ fn alerts(rule: &Value, out: &mut String) {
             let _ = writeln!(
                 out,
                 "    {} {}  {clause}  {}",
-                text(event, "/@timestamp"),
+                moment(event, "/@timestamp"),
                 text(event, "/event/action"),
                 text(event, "/process/entity_id"),
             );
@@ -306,7 +316,7 @@ fn alerts(rule: &Value, out: &mut String) {
         let _ = writeln!(
             out,
             "{}  #{} {}",
-            text(one, "/time"),
+            moment(one, "/time"),
             number(one, "/number"),
             text(one, "/message")
         );
@@ -342,6 +352,62 @@ mod tests {
     }
 
     #[test]
+    fn an_account_tells_alerts_and_what_was_missed() {
+        let rule = json!({
+            "id": "a", "name": "A", "verdict": "armed", "path": "/t/a.toml", "version": "2",
+            "since": "2026-11-30T17:20:11.123456789Z", "worked_ms": 65_000, "alerts": 2, "events": 130,
+            "engine_ns": 650_000, "hidden": { "by_exceptions": 1, "by_rate_limits": 0 },
+            "partials": { "open": 4 }, "asks_of_all": ["creation"],
+            "promotion": { "to": "/r/b.toml", "replaces": ["/r/b.toml"] },
+            "beside": {
+                "path": "/r/b.toml", "both": 1, "only_trial": 1, "only_live": 1,
+                "missed": [{ "time": "2026-11-30T17:20:14Z", "number": 7, "message": "B: x" }],
+            },
+            "would": [{
+                "time": "2026-11-30T17:20:13.5Z", "message": "A: x → y", "live_too": true,
+                "because": "/e.toml:1: it builds",
+                "alert": {
+                    "events": [
+                        { "@timestamp": "2026-11-30T17:20:12.000000001Z", "event": { "action": "exec" }, "process": { "entity_id": "e1" } },
+                        { "@timestamp": "2026-11-30T17:20:13.500Z", "event": { "action": "fork" }, "process": { "entity_id": "e2" } },
+                    ],
+                    "eql_sensor": { "alert": {
+                        "summary": ["x", "y"],
+                        "join": [{ "fields": ["host.id"], "values": ["h"] }],
+                    } },
+                },
+            }],
+        });
+        let expected = r#"name        A
+id          a
+version     2
+file        /t/a.toml
+verdict     armed
+on trial    since 2026-11-30 17:20:11.123Z, at work for 1 min 5 s
+alerts      2
+hidden      1 by exceptions, 0 by rate limits
+cost        0.0010 % of a processor, 2.0 events/s, 4 partial matches
+asks        the kernel reports for it alone: creation of all processes
+live        /r/b.toml
+compared    alerts of both 1, of this one only 1, of the live one only 1
+promotion   makes it /r/b.toml
+            in place of /r/b.toml
+
+would have alerted, the last 1:
+2026-11-30 17:20:13.5Z  A: x → y
+    hidden by /e.toml:1: it builds
+    the live rule alerted, too
+    2026-11-30 17:20:12.000Z exec  x  e1
+    2026-11-30 17:20:13.500Z fork  y  e2
+    same host.id = ["h"]
+
+only the live rule alerted, the last 1:
+2026-11-30 17:20:14Z  #7 B: x
+"#;
+        assert_eq!(account(&rule), expected);
+    }
+
+    #[test]
     fn a_table_says_what_it_cost_and_how_it_compares() {
         let rules = [
             json!({
@@ -352,7 +418,7 @@ mod tests {
             }),
             json!({
                 "id": "b", "name": "B", "verdict": "blind", "since": "2026-11-30T17:20:11.000Z",
-                "worked_ms": 1000, "alerts": 0, "why": ["no `x`"], "asks_besides": ["creation"],
+                "worked_ms": 1000, "alerts": 0, "why": ["no `x`"], "asks_besides": ["creation"], "asks_of_all": ["connect"],
                 "beside": null,
             }),
             json!({ "verdict": "failed", "path": "/t/c.toml", "why": ["/t/c.toml:1:2: error: no"] }),
@@ -363,7 +429,7 @@ armed     2026-11-30 17:20       3     36.0       3       0.5   0.0010      2   
 blind     2026-11-30 17:20       0        -       0       0.0   0.0000      -         -         -  B
 failed    /t/c.toml
 B: blind: no `x`
-B: the kernel reports for it alone: creation
+B: the kernel reports for it alone: creation, connect of all processes
 /t/c.toml: failed: /t/c.toml:1:2: error: no
 ";
         assert_eq!(table(&rules, "/t"), expected);

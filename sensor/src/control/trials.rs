@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::server::{Say, error, line};
 use super::state::{State, shown};
+use crate::event::Kinds;
 use crate::output::json::write_date;
-use crate::pipeline::{Sight, records_for};
+use crate::pipeline::{Sight, named_for, records_for};
 use crate::reload::{Listed, Roster};
 use crate::trial::Trial;
 
@@ -66,7 +67,9 @@ fn standing(state: &State, number: usize, listed: &Listed, trial: &Trial, sight:
     });
     document["events"] = json!(cost.events);
     document["engine_ns"] = json!(cost.nanoseconds);
-    document["asks_besides"] = json!(asks_besides(&state.roster, listed, state));
+    let [besides, of_all] = asks_besides(state, listed);
+    document["asks_besides"] = json!(besides);
+    document["asks_of_all"] = json!(of_all);
     document["beside"] = beside.map_or(Value::Null, |beside| {
         json!({
             "path": shown(&beside.rule.path),
@@ -104,21 +107,29 @@ fn date(ns: i64) -> Value {
     String::from_utf8_lossy(&text).into()
 }
 
-/// Kinds of records that are attached for this rule and that no live one asks for.
-fn asks_besides(roster: &Roster, listed: &Listed, state: &State) -> Vec<&'static str> {
-    let live = roster.live().iter();
-    let interest = live.fold(crate::event::Kinds::NONE, |kinds, live| {
-        kinds.and(live.rule.interest())
-    });
+/// Kinds of records that no live rule asks for and this one does; and those that it asks for of all processes, and they of processes
+/// with certain names alone.
+fn asks_besides(state: &State, listed: &Listed) -> [Vec<&'static str>; 2] {
+    let live = state.roster.live_rules();
+    let interest = live
+        .iter()
+        .fold(Kinds::NONE, |kinds, live| kinds.and(live.interest()));
     let (without, with) = (records_for(interest), records_for(listed.rule.interest()));
-    let mut names = Vec::new();
-    for hook in state.hooks.iter() {
-        let is_its = with.contains(hook.kind) && !without.contains(hook.kind);
-        if is_its && !names.contains(&hook.kind.name()) {
-            names.push(hook.kind.name());
+    let narrow = named_for(&live).kinds();
+    let own = named_for(std::slice::from_ref(&listed.rule)).kinds();
+    let mut asks = [Vec::new(), Vec::new()];
+    for kind in state.hooks.iter().map(|hook| hook.kind) {
+        let [besides, of_all] = &mut asks;
+        let names = match (with.contains(kind), without.contains(kind)) {
+            (true, false) => besides,
+            (true, true) if narrow.contains(kind) && !own.contains(kind) => of_all,
+            _ => continue,
+        };
+        if !names.contains(&kind.name()) {
+            names.push(kind.name());
         }
     }
-    names
+    asks
 }
 
 /// Where the file goes when the rule is promoted, and which files would not count any more then. With a live rule of its id it takes
@@ -148,4 +159,76 @@ fn promotion(roster: &Roster, listed: &Listed) -> Value {
     replaces.dedup();
     let replaces: Vec<String> = replaces.iter().map(|path| shown(path)).collect();
     json!({ "to": shown(&to), "replaces": replaces })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Source;
+    use crate::rule;
+
+    fn listed(path: &Path, id: &str, on_trial: bool) -> Listed {
+        let text = format!(
+            "[rule]\nrule_id = \"{id}\"\nname = \"{id}\"\ntype = \"eql\"\nquery = 'any where true'\n"
+        );
+        let path = path.into();
+        let mut loaded = rule::load_source(&Source { path, text });
+        Listed {
+            rule: loaded.rules.remove(0),
+            stale: None,
+            on_trial,
+        }
+    }
+
+    #[test]
+    fn a_rule_goes_where_it_counts_and_what_gives_way_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let [etc, lib, trial] = ["etc", "lib", "trial"].map(|name| folder.path().join(name));
+        std::fs::create_dir(&etc).unwrap();
+        std::fs::write(etc.join("mask.toml"), "").unwrap();
+        let tried = |name: &str, id: &str| listed(&trial.join(name), id, true);
+        let roster = |live: &[(&Path, &str)]| Roster {
+            rules: live
+                .iter()
+                .map(|(path, id)| listed(path, id, false))
+                .collect(),
+            places: vec![etc.clone(), lib.clone()],
+            ..Roster::default()
+        };
+        let (own, shipped) = (etc.join("own.toml"), lib.join("shipped.toml"));
+        let live: &[(&Path, &str)] = &[(&own, "own-1"), (&shipped, "shipped-1")];
+        for (name, id, to, replaces) in [
+            ("new.toml", "new-1", etc.join("new.toml"), vec![]),
+            // The same id: by the live file's name, before it or in its place.
+            ("x.toml", "own-1", own.clone(), vec![&own]),
+            (
+                "x.toml",
+                "shipped-1",
+                etc.join("shipped.toml"),
+                vec![&shipped],
+            ),
+            // Another id under the same name hides that file, and a mask is something, too.
+            (
+                "shipped.toml",
+                "new-1",
+                etc.join("shipped.toml"),
+                vec![&shipped],
+            ),
+            (
+                "mask.toml",
+                "new-1",
+                etc.join("mask.toml"),
+                vec![&etc.join("mask.toml")],
+            ),
+        ] {
+            let found = promotion(&roster(live), &tried(name, id));
+            let replaces: Vec<String> = replaces.into_iter().map(|path| shown(path)).collect();
+            let expected = json!({ "to": shown(&to), "replaces": replaces });
+            assert_eq!(found, expected, "{name} {id}");
+        }
+        // Only single files are live.
+        let mut files = roster(&[]);
+        files.places = vec![etc.join("mask.toml")];
+        assert_eq!(promotion(&files, &tried("a.toml", "a")), Value::Null);
+    }
 }

@@ -46,6 +46,8 @@ pub struct Roster {
     pub skipped: Vec<rule::Skipped>,
     /// The settings file that the flags name; without it the installed ones were read.
     pub settings: Option<PathBuf>,
+    /// It is the last good set, which has no rules on trial.
+    pub trials_unread: bool,
     /// The settings are those of the last good set: the file's problem.
     pub settings_stale: Option<String>,
 }
@@ -470,6 +472,7 @@ fn from_saved(args: &RunArgs, saved: &Saved, refused: &Refused) -> Option<(Set, 
         rules: rules.collect(),
         settings: args.settings.path.clone(),
         settings_stale: refused.settings.then(|| stale.clone()),
+        trials_unread: true,
         ..Roster::default()
     };
     let mut problems = Vec::new();

@@ -78,33 +78,35 @@ impl Trials {
     /// Everything a later run needs; `cost` is what the engine's account of each rule stands at.
     #[must_use]
     pub fn keep(&self, cost: impl Fn(usize) -> Cost, now_ns: u64) -> Kept {
-        let of = |(at, trial): (usize, &Trial)| {
-            let spent = trial.cost(cost(at));
-            KeptTrial {
-                id: trial.about.id.clone(),
-                digest: trial.about.digest,
-                live: trial.about.live,
-                since_ns: trial.since_ns,
-                worked_ns: trial.worked_ns(now_ns),
-                events: spent.events,
-                nanoseconds: spent.nanoseconds,
-                counts: trial.counts,
-                last: trial
-                    .last
-                    .iter()
-                    .map(|listed| (listed.both, Shared(Arc::clone(&listed.would))))
-                    .collect(),
-                missed: trial
-                    .missed
-                    .iter()
-                    .map(|(_, missed)| Shared(Arc::clone(missed)))
-                    .collect(),
-            }
+        let of = |trial: &Trial, spent: Cost, worked_ns: u64| KeptTrial {
+            id: trial.about.id.clone(),
+            digest: trial.about.digest,
+            live: trial.about.live,
+            since_ns: trial.since_ns,
+            worked_ns,
+            events: spent.events,
+            nanoseconds: spent.nanoseconds,
+            counts: trial.counts,
+            last: trial
+                .last
+                .iter()
+                .map(|listed| (listed.both, Shared(Arc::clone(&listed.would))))
+                .collect(),
+            missed: trial
+                .missed
+                .iter()
+                .map(|(_, missed)| Shared(Arc::clone(missed)))
+                .collect(),
         };
+        let at_work = self.rules.iter().enumerate();
+        let at_work =
+            at_work.map(|(at, trial)| of(trial, trial.cost(cost(at)), trial.worked_ns(now_ns)));
+        let waiting = self.waiting.iter();
+        let waiting = waiting.map(|trial| of(trial, trial.spent, trial.worked_ns));
         Kept {
             format: FORMAT.to_owned(),
             version: VERSION,
-            rules: self.rules.iter().enumerate().map(of).collect(),
+            rules: at_work.chain(waiting).collect(),
         }
     }
 }
@@ -141,7 +143,7 @@ impl Kept {
         };
         let mut trials = Trials {
             rules: self.rules.into_iter().map(of).collect(),
-            changes: 0,
+            ..Trials::default()
         };
         trials.keep_bytes();
         trials

@@ -24,7 +24,7 @@ fn about(id: &str, digest: u64, live: Option<u64>) -> About {
 }
 
 fn trials(rules: Vec<About>) -> Trials {
-    Trials::default().next(rules, |_| Cost::default(), 1, 0)
+    Trials::default().next(Some(rules), |_| Cost::default(), 1, 0)
 }
 
 fn would(bytes: usize) -> Would {
@@ -151,7 +151,7 @@ fn time_and_cost_are_of_all_runs_together() {
     // Another engine, which goes on with the account.
     first.settle(|_| cost(5), 100);
     let rules = vec![about("new", 1, None), about("a", 1, Some(2))];
-    let second = first.next(rules, |at| cost([0, 5][at]), 50, 100);
+    let second = first.next(Some(rules), |at| cost([0, 5][at]), 50, 100);
     let rule = &second.rules[1];
     assert_eq!((rule.since_ns, rule.worked_ns(130)), (1, 130));
     assert_eq!(rule.cost(cost(8)), cost(8));
@@ -163,7 +163,7 @@ fn time_and_cost_are_of_all_runs_together() {
         .save(&second.keep(|at| cost([0, 8][at]), 130))
         .unwrap();
     let rules = vec![about("a", 1, Some(2)), about("b", 1, None)];
-    let third = store.load().next(rules, |_| Cost::default(), 60, 7);
+    let third = store.load().next(Some(rules), |_| Cost::default(), 60, 7);
     let rule = &third.rules[0];
     assert_eq!((rule.since_ns, rule.worked_ns(10)), (1, 133));
     assert_eq!(rule.cost(cost(2)), cost(10));
@@ -181,7 +181,12 @@ fn another_live_version_is_compared_with_anew() {
     before.raised(0, acts(&[1]), missed(1));
     before.would(0, acts(&[1]), None, 0, || would(1));
     before.raised(0, acts(&[2]), missed(2));
-    let after = before.next(vec![about("a", 1, Some(3))], |_| Cost::default(), 9, 9);
+    let after = before.next(
+        Some(vec![about("a", 1, Some(3))]),
+        |_| Cost::default(),
+        9,
+        9,
+    );
     let trial = &after.rules[0];
     let expected = Counts {
         alerts: 1,
@@ -216,4 +221,30 @@ fn a_file_that_can_not_be_used_is_put_aside() {
         store.save(&none).unwrap();
         assert!(!store.path().exists());
     }
+}
+
+#[test]
+fn a_start_on_the_last_good_rules_ends_no_trial() {
+    let cost = |_| Cost {
+        events: 3,
+        nanoseconds: 30,
+    };
+    let mut before = trials(vec![about("a", 1, None)]);
+    before.would(0, acts(&[1]), None, 0, || would(1));
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::below(folder.path());
+    store.save(&before.keep(cost, 100)).unwrap();
+    let unread = store.load().next(None, |_| Cost::default(), 50, 7);
+    assert_eq!(unread.rules.len(), 0);
+    // Over one more start, and then mended while it runs.
+    store.save(&unread.keep(|_| Cost::default(), 90)).unwrap();
+    let unread = store.load().next(None, |_| Cost::default(), 60, 8);
+    let rules = vec![about("a", 1, None)];
+    let mended = unread.next(Some(rules), |_| Cost::default(), 70, 10);
+    let rule = &mended.rules[0];
+    assert_eq!((rule.since_ns, rule.counts.alerts), (1, 1));
+    assert_eq!(
+        (rule.worked_ns(15), rule.cost(Cost::default())),
+        (105, cost(0))
+    );
 }

@@ -145,6 +145,11 @@ fn a_rule_is_tried_in_silence_and_alerts_once_it_is_promoted() {
             table.contains(" Runs, Wider\n") && table.contains(" Made\n"),
             "{table}"
         );
+        let (_, account, _) = bench.ask(&["rules", "trial", "wider"]);
+        assert!(
+            account.contains("\n    the live rule alerted, too\n"),
+            "{account}"
+        );
         let (_, status, _) = bench.ask(&["status"]);
         assert!(
             status.contains("1 loaded, 1 armed; 2 on trial\n"),
