@@ -9,7 +9,9 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     Kind,
-    settings::{BulkSettings, Count, Offsets, Settings, SocketCalls, WATCH_NAME_LEN, WATCHES_MAX},
+    settings::{
+        BulkSettings, Count, Offsets, Settings, SocketCalls, Twice, WATCH_NAME_LEN, WATCHES_MAX,
+    },
 };
 
 use crate::programs::{
@@ -179,3 +181,28 @@ pub(crate) static DNS_SCRATCH: Array<DnsScratch> = Array::with_max_entries(1, 0)
 /// When each process last did something with a name server, boot clock, by tgid. Only saves others the look at their sockets.
 #[map]
 pub(crate) static RESOLVING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
+
+/// For each program of [`Twice`], by the low bits of a thread's number: the thread for which its first instance ran last, until
+/// the second has seen that. Grown by user space where there are second instances.
+#[map]
+pub(crate) static NOTES: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Calls that a second instance took in place of the first, by [`Twice`].
+#[map]
+pub(crate) static MADE_UP: PerCpuArray<u64> = PerCpuArray::with_max_entries(Twice::SLOTS, 0);
+
+/// One buffer per possible CPU for each second instance that needs one.
+#[map]
+pub(crate) static SYS_EXIT_AGAIN_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static DNS_AGAIN_SCRATCH: Array<DnsScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static PROCESS_CALL_AGAIN_SCRATCH: Array<MemfdScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_CALL_ENTER_AGAIN_SCRATCH: Array<CallScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_CALL_EXIT_AGAIN_SCRATCH: Array<CallScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MODIFY_SYSCALL_AGAIN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static OPEN_SYSCALL_AGAIN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);

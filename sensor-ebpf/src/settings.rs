@@ -313,7 +313,8 @@ pub struct Settings {
     pub call_arguments: [u16; 16],
     /// By number, native, then 32-bit from [`CALLS_MAX`]: [`FileCall::packed`], or [`FileCall::NONE`].
     pub file_calls: [u16; 2 * CALLS_MAX],
-    pub reserved_calls: u32,
+    /// Non-zero when programs on system calls are there twice; see [`Twice`].
+    pub twice: u32,
     pub reserved_network: u32,
 }
 
@@ -347,7 +348,7 @@ impl Settings {
         acts: [ActSlots::UNSET; FILE_ACTS.len()],
         call_arguments: [0; 16],
         file_calls: [FileCall::NONE; 2 * CALLS_MAX],
-        reserved_calls: 0,
+        twice: 0,
         reserved_network: 0,
     };
 }
@@ -524,6 +525,28 @@ pub enum Count {
     DroppedThrottled = 9,
     /// The act of a process whose acts of this kind nothing asks for.
     DroppedUnwanted = 10,
+}
+
+/// Programs on system calls that have a second instance behind them, where the kernel lets others run in the middle of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Twice {
+    FileCallBegin = 0,
+    FileCallEnd = 1,
+    FileCreate = 2,
+    SocketCall = 3,
+    Dns = 4,
+    ProcessCallEnter = 5,
+    ProcessCallExit = 6,
+    FileModify = 7,
+    FileOpen = 8,
+}
+
+impl Twice {
+    /// Room for the programs.
+    pub const SLOTS: u32 = 16;
+    /// Threads that can be told apart for each program, a power of two.
+    pub const NOTES: u32 = 16_384;
 }
 
 impl Count {

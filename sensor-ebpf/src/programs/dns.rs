@@ -6,15 +6,16 @@
 //! when the call is over.
 
 use aya_ebpf::{
-    helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint,
+    helpers::generated::bpf_ktime_get_boot_ns, macros::btf_tracepoint, maps::Array,
     programs::BtfTracePointContext,
 };
 use sensor_ebpf::{
     ConnectBody, Header, Kind, PAYLOAD_LEN_MAX, Part, PartKind, lookup_detail, record_flag,
-    settings::SocketCall,
+    settings::{SocketCall, Twice},
 };
 
 use super::{
+    again,
     file::descriptor_file,
     is_left_out,
     network::{IPPROTO_TCP, Peer, fill_body, is_tcp_or_udp},
@@ -25,7 +26,7 @@ use super::{
 };
 use crate::{
     emit::emit,
-    globals::{DNS_SCRATCH, RESOLVING, offset},
+    globals::{DNS_AGAIN_SCRATCH, DNS_SCRATCH, RESOLVING, offset},
     read::{Faults, clamp, helper, opaque, task},
 };
 
@@ -78,9 +79,25 @@ struct Message {
 /// have another layout there, to 32-bit programs.
 #[btf_tracepoint(function = "sys_exit")]
 fn dns_message(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::Dns);
+    passed(&ctx, &DNS_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn dns_message_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::Dns) {
+        passed(&ctx, &DNS_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn passed(ctx: &BtfTracePointContext, map: &Array<DnsScratch>) {
     let mut faults = Faults::NONE;
-    let Some((call, class)) = Call::read(&mut faults, &ctx) else {
-        return 0;
+    let Some((call, class)) = Call::read(&mut faults, ctx) else {
+        return;
     };
     if class == SocketCall::Connect as u8 {
         if call.is_connected() {
@@ -93,40 +110,40 @@ fn dns_message(ctx: BtfTracePointContext) -> i32 {
                 note_resolving();
             }
         }
-        return 0;
+        return;
     }
     if class < SocketCall::Send as u8 || call.result <= 0 {
-        return 0;
+        return;
     }
     // Most processes end here, after one look-up: they have nothing to do with a name server.
     if !is_resolving() {
         if class & SocketCall::RECEIVES != 0 {
-            return 0;
+            return;
         }
         let address = address(&call, &mut faults, class, 0);
         if address == 0 || faults.read_user::<u16>(address, 2) != DNS_PORT.to_be() {
-            return 0;
+            return;
         }
     }
     let descriptor = call.first(&mut faults) & 0xffff_ffff;
     let file = descriptor_file(&mut faults, call.task, descriptor);
     if file == 0 {
-        return 0;
+        return;
     }
     let inode = faults.pointer(file, offset!(file_inode));
     if faults.read::<u16>(inode, offset!(inode_mode)) & S_IFMT != S_IFSOCK {
-        return 0;
+        return;
     }
     let sock = file_sock(&mut faults, file);
     if sock == 0 || !is_tcp_or_udp(&mut faults, sock) {
-        return 0;
+        return;
     }
     let port = remote_port(&mut faults, sock);
     if port != DNS_PORT && port != 0 {
-        return 0;
+        return;
     }
-    let Some(scratch) = DNS_SCRATCH.get_ptr_mut(task::cpu()) else {
-        return 0;
+    let Some(scratch) = map.get_ptr_mut(task::cpu()) else {
+        return;
     };
     // SAFETY: the map has one element per possible CPU; only this program uses it, and `busy` keeps nested runs away.
     unsafe {
@@ -135,15 +152,14 @@ fn dns_message(ctx: BtfTracePointContext) -> i32 {
             if task::in_scope(task::current()) {
                 degraded(Kind::Dns, task::current());
             }
-            return 0;
+            return;
         }
         (&raw mut (*scratch).sock).write_volatile(sock);
         if task::in_scope(task::current()) && !is_left_out(Kind::Dns) {
-            messages(&ctx, scratch);
+            messages(ctx, scratch);
         }
         release(busy);
     }
-    0
 }
 
 /// Sends the records of the messages of a call that is known to be wanted. Reads the call once more: what the verifier has found

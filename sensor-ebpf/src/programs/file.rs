@@ -7,20 +7,22 @@
 use aya_ebpf::{
     cty::c_void,
     macros::{btf_tracepoint, fexit},
+    maps::Array,
     programs::{BtfTracePointContext, FExitContext},
 };
 use sensor_ebpf::{
-    FileBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, record_flag, settings::ABSENT,
+    FileBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, record_flag,
+    settings::{ABSENT, Twice},
 };
 
 use super::{
-    pad,
+    again, pad,
     process::{degraded, fault_flag},
     release, take, wanted, write_part,
 };
 use crate::{
     emit::emit,
-    globals::{FILE_OPEN_SCRATCH, SYS_EXIT_SCRATCH, offset, setting},
+    globals::{FILE_OPEN_SCRATCH, SYS_EXIT_AGAIN_SCRATCH, SYS_EXIT_SCRATCH, offset, setting},
     read::{
         Faults, call, clamp, helper, opaque,
         path::{self, Place, Walk},
@@ -101,37 +103,53 @@ fn file_create(ctx: FExitContext) -> i32 {
 /// thread that closes the descriptor before the caller has it can hide or swap the file.
 #[btf_tracepoint(function = "sys_exit")]
 fn file_create_by_syscall(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::FileCreate);
+    created_by_call(&ctx, &SYS_EXIT_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn file_create_by_syscall_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::FileCreate) {
+        created_by_call(&ctx, &SYS_EXIT_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn created_by_call(ctx: &BtfTracePointContext, map: &Array<FileScratch>) {
     let mut faults = Faults::NONE;
     let number = call::returning(ctx.arg(0));
     let native = is_open(number);
     let compat = is_open_compat(number);
     if !native && !compat {
-        return 0;
+        return;
     }
     let descriptor: i64 = ctx.arg(1);
     if descriptor < 0 {
-        return 0;
+        return;
     }
     let task = task::current();
     if !matches_mode(&mut faults, task, native, compat) {
-        return 0;
+        return;
     }
     let file = descriptor_file(&mut faults, task, descriptor as u64);
     if file == 0 || faults.read::<u32>(file, offset!(file_mode)) & FMODE_CREATED == 0 {
-        return 0;
+        return;
     }
     if !wanted(Kind::FileCreate, task) {
-        return 0;
+        return;
     }
-    let Some(scratch) = SYS_EXIT_SCRATCH.get_ptr_mut(task::cpu()) else {
-        return 0;
+    let Some(scratch) = map.get_ptr_mut(task::cpu()) else {
+        return;
     };
     // SAFETY: the map has one element per possible CPU; only this program uses it, and `busy` keeps nested runs away.
     unsafe {
         let busy = &raw mut (*scratch).busy;
         if !take(busy) {
             degraded(Kind::FileCreate, task);
-            return 0;
+            return;
         }
         let record = (&raw mut (*scratch).record).cast();
         let walk = &raw mut (*scratch).walk;
@@ -140,7 +158,6 @@ fn file_create_by_syscall(ctx: BtfTracePointContext) -> i32 {
         send(&mut faults, task, file, record, len, flags);
         release(busy);
     }
-    0
 }
 
 #[inline(always)]

@@ -10,19 +10,20 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     Kind, PartKind, record_flag,
-    settings::{ABSENT, CALLS_MAX, FILE_ACTS, FileCall},
+    settings::{ABSENT, CALLS_MAX, FILE_ACTS, FileCall, Twice},
 };
 
 use super::{
     act_record::{Begin, PATH_ROOM, last_part_at, send_end, token_of},
+    again,
     file::descriptor_file,
     process::degraded,
     release, take, wanted,
 };
 use crate::{
     globals::{
-        FILE_CALL_ENTER_SCRATCH, FILE_CALL_EXIT_SCRATCH, FILE_CALLS_UNREAD, SETTINGS, is_served,
-        offset,
+        FILE_CALL_ENTER_AGAIN_SCRATCH, FILE_CALL_ENTER_SCRATCH, FILE_CALL_EXIT_AGAIN_SCRATCH,
+        FILE_CALL_EXIT_SCRATCH, FILE_CALLS_UNREAD, SETTINGS, is_served, offset,
     },
     read::{
         Faults, clamp, helper, opaque,
@@ -85,15 +86,30 @@ struct Named {
 /// Another thread can change a path after it was read here.
 #[btf_tracepoint(function = "sys_enter")]
 fn file_call_begin(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::FileCallBegin);
+    begins(&ctx, &FILE_CALL_ENTER_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_enter")]
+fn file_call_begin_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::FileCallBegin) {
+        begins(&ctx, &FILE_CALL_ENTER_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn begins(ctx: &BtfTracePointContext, map: &Array<CallScratch>) {
     let mut faults = Faults::NONE;
     let regs = faults.number(ctx.arg(0));
     let Some(call) = Call::find(&mut faults, regs, ctx.arg::<u64>(1) as u32) else {
-        return 0;
+        return;
     };
     if wanted(call.kind(), call.task) {
-        call.begin(&mut faults, &FILE_CALL_ENTER_SCRATCH, true);
+        call.begin(&mut faults, map, true);
     }
-    0
 }
 
 /// A system call that may have done a file act ends.
@@ -103,14 +119,30 @@ fn file_call_begin(ctx: BtfTracePointContext) -> i32 {
 /// 5.10 or later; `sys_exit(regs, result)`.
 #[btf_tracepoint(function = "sys_exit")]
 fn file_call_end(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::FileCallEnd);
+    ends(&ctx, &FILE_CALL_EXIT_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn file_call_end_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::FileCallEnd) {
+        ends(&ctx, &FILE_CALL_EXIT_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn ends(ctx: &BtfTracePointContext, map: &Array<CallScratch>) {
     if offset!(pt_regs_syscall) == u64::from(ABSENT) {
-        return 0;
+        return;
     }
     let mut faults = Faults::NONE;
     let regs = faults.number(ctx.arg(0));
     let number = faults.read::<u64>(regs, offset!(pt_regs_syscall));
     let Some(call) = Call::find(&mut faults, regs, number as u32) else {
-        return 0;
+        return;
     };
     let result = ctx.arg::<u64>(1) as i32;
     let token = call.token(&mut faults);
@@ -120,11 +152,10 @@ fn file_call_end(ctx: BtfTracePointContext) -> i32 {
     if let Some(unread) = unread {
         let _ = FILE_CALLS_UNREAD.remove(thread);
         if unread == token && result == 0 && wanted(call.kind(), call.task) {
-            call.begin(&mut faults, &FILE_CALL_EXIT_SCRATCH, false);
+            call.begin(&mut faults, map, false);
         }
     }
     send_end(&mut faults, call.kind(), token, result, 0);
-    0
 }
 
 /// One system call of the family.

@@ -4,6 +4,7 @@
 //! never changes what the kernel does, and touches no other program's scratch.
 
 mod act_record;
+mod again;
 pub(crate) mod bulk;
 pub(crate) mod credentials;
 pub(crate) mod dns;

@@ -17,17 +17,19 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     Kind, ModifyBody, change,
-    settings::{ABSENT, CALLS_MAX, call},
+    settings::{ABSENT, CALLS_MAX, Twice, call},
 };
 
 use super::{
+    again,
     bulk::{FMODE_NOACCOUNT, FMODE_PATH, PathScratch, admit, file_place, send_path},
     file::{FMODE_CREATED, descriptor_file, is_compat},
 };
 use crate::{
     globals::{
         BULK, FILE_CHMOD_SCRATCH, FILE_CHOWN_SCRATCH, FILE_TRUNCATE_SCRATCH, FILE_WRITE_SCRATCH,
-        MODIFY_SYSCALL_SCRATCH, PATH_TRUNCATE_SCRATCH, REPORTED, bulk_setting, constant, offset,
+        MODIFY_SYSCALL_AGAIN_SCRATCH, MODIFY_SYSCALL_SCRATCH, PATH_TRUNCATE_SCRATCH, REPORTED,
+        bulk_setting, constant, offset,
     },
     read::{Faults, distinct, helper, path::Place, task},
 };
@@ -181,28 +183,45 @@ fn file_chown(ctx: FExitContext) -> i32 {
 /// there, and user space resolves it once more. The flags of openat2 also come from there.
 #[btf_tracepoint(function = "sys_exit")]
 fn file_modify_by_syscall(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::FileModify);
+    modified::<false>(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn file_modify_by_syscall_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::FileModify) {
+        modified::<true>(&ctx);
+    }
+    0
+}
+
+/// A constant tells the instances apart, not an argument: they share no code then, and what they have to themselves the compiler puts
+/// where it is called, which is half the work for the verifier.
+#[inline(always)]
+fn modified<const SECOND: bool>(ctx: &BtfTracePointContext) {
     if offset!(pt_regs_syscall) == u64::from(ABSENT) {
-        return 0;
+        return;
     }
     let regs: u64 = ctx.arg(0);
     let mut faults = Faults::NONE;
     let number = faults.read::<u64>(regs, offset!(pt_regs_syscall)) as usize;
     let ret: i64 = ctx.arg(1);
     if number >= CALLS_MAX || ret < 0 {
-        return 0;
+        return;
     }
     let (native, compat) = (call(&BULK.calls, number), call(&BULK.calls_compat, number));
     if native == call::OTHER && compat == call::OTHER {
-        return 0;
+        return;
     }
     let task = task::current();
     let is_compat = is_compat(&mut faults, task);
     let call = if is_compat { compat } else { native };
     if call != call::OTHER {
         let arguments = Arguments { regs, is_compat };
-        by_call(&mut faults, task, call, ret, &arguments);
+        by_call::<SECOND>(&mut faults, task, call, ret, &arguments);
     }
-    0
 }
 
 /// What a system call was given.
@@ -283,7 +302,18 @@ impl Subject {
 }
 
 #[inline(always)]
-fn by_call(faults: &mut Faults, task: u64, call: u8, ret: i64, arguments: &Arguments) {
+fn by_call<const SECOND: bool>(
+    faults: &mut Faults,
+    task: u64,
+    call: u8,
+    ret: i64,
+    arguments: &Arguments,
+) {
+    let map = if SECOND {
+        &MODIFY_SYSCALL_AGAIN_SCRATCH
+    } else {
+        &MODIFY_SYSCALL_SCRATCH
+    };
     let what = match call {
         call::WRITE | call::WRITE_THIRD => change::WRITE,
         call::MODE | call::PATH_MODE | call::AT_MODE => change::MODE,
@@ -323,13 +353,13 @@ fn by_call(faults: &mut Faults, task: u64, call: u8, ret: i64, arguments: &Argum
     if !admit(Kind::Modify, task) {
         return;
     }
-    // SAFETY: the map is this program's alone; a body is written and nothing more.
+    // SAFETY: each program passes the map that is its own; a body is written and nothing more.
     unsafe {
         send_path(
             faults,
             Kind::Modify,
             task,
-            &MODIFY_SYSCALL_SCRATCH,
+            map,
             subject.place,
             subject.user_path,
             |faults, body| {

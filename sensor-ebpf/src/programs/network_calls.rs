@@ -7,10 +7,11 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use sensor_ebpf::{
     Kind,
-    settings::{ABSENT, SocketCall, SocketCalls},
+    settings::{ABSENT, SocketCall, SocketCalls, Twice},
 };
 
 use super::{
+    again,
     file::descriptor_file,
     is_left_out,
     network::{IPPROTO_UDP, Peer, is_denied, is_tcp, is_tcp_or_udp, record, record_denied},
@@ -33,12 +34,28 @@ const EINPROGRESS: i64 = 115;
 /// 5.10 or later; `sys_exit(regs, ret)`, which leaves the arguments in the registers as they were. Blind to io_uring.
 #[btf_tracepoint(function = "sys_exit")]
 fn socket_call(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::SocketCall);
+    over(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn socket_call_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::SocketCall) {
+        over(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn over(ctx: &BtfTracePointContext) {
     let mut faults = Faults::NONE;
-    let Some((call, class)) = Call::read(&mut faults, &ctx) else {
-        return 0;
+    let Some((call, class)) = Call::read(&mut faults, ctx) else {
+        return;
     };
     if class > SocketCall::Any as u8 {
-        return 0;
+        return;
     }
     let accepts = class == SocketCall::Accept as u8
         || (class == SocketCall::Any as u8
@@ -47,13 +64,12 @@ fn socket_call(ctx: BtfTracePointContext) -> i32 {
         if call.result >= 0 && is_served(true, Kind::Accept) {
             call.accepted(&mut faults);
         }
-        return 0;
+        return;
     }
     let denied = is_denied(call.result);
     if class == SocketCall::Connect as u8 && (call.is_connected() || denied) {
         call.connected(&mut faults, denied);
     }
-    0
 }
 
 /// A system call that is over.

@@ -11,16 +11,20 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     FileBody, Kind,
-    settings::{ABSENT, WATCH_DEPTH_MAX, WATCH_NAME_LEN, watch},
+    settings::{ABSENT, Twice, WATCH_DEPTH_MAX, WATCH_NAME_LEN, watch},
 };
 
 use super::{
+    again,
     bulk::{FMODE_NOACCOUNT, FMODE_PATH, PathScratch, admit, file_place, send_path},
     file::{FMODE_CREATED, descriptor_file, is_open, is_open_compat, matches_mode},
     modify::is_stored,
 };
 use crate::{
-    globals::{OPEN_SYSCALL_SCRATCH, WATCHED, WATCHED_OPEN_SCRATCH, bulk_setting, offset},
+    globals::{
+        OPEN_SYSCALL_AGAIN_SCRATCH, OPEN_SYSCALL_SCRATCH, WATCHED, WATCHED_OPEN_SCRATCH,
+        bulk_setting, offset,
+    },
     read::{Faults, clamp, helper, opaque, task},
 };
 
@@ -50,8 +54,24 @@ fn file_open(ctx: FExitContext) -> i32 {
 /// 5.10 or later; `sys_exit(regs, ret)`. The file behind the descriptor just returned; see `file_create_by_syscall`.
 #[btf_tracepoint(function = "sys_exit")]
 fn file_open_by_syscall(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::FileOpen);
+    opened_by_call(&ctx, &OPEN_SYSCALL_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn file_open_by_syscall_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::FileOpen) {
+        opened_by_call(&ctx, &OPEN_SYSCALL_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn opened_by_call(ctx: &BtfTracePointContext, map: &Array<PathScratch>) {
     if offset!(pt_regs_syscall) == u64::from(ABSENT) {
-        return 0;
+        return;
     }
     let mut faults = Faults::NONE;
     let number = faults.read::<u64>(ctx.arg(0), offset!(pt_regs_syscall)) as u32;
@@ -59,17 +79,16 @@ fn file_open_by_syscall(ctx: BtfTracePointContext) -> i32 {
     let compat = is_open_compat(number);
     let descriptor: i64 = ctx.arg(1);
     if !native && !compat || descriptor < 0 {
-        return 0;
+        return;
     }
     let task = task::current();
     if !matches_mode(&mut faults, task, native, compat) {
-        return 0;
+        return;
     }
     let file = descriptor_file(&mut faults, task, descriptor as u64);
     if file != 0 {
-        opened(&mut faults, task, file, &OPEN_SYSCALL_SCRATCH);
+        opened(&mut faults, task, file, map);
     }
-    0
 }
 
 /// Reports an open file if it is watched.

@@ -3,12 +3,19 @@
 //! In: both ends of every system call. Out: the records of the kinds that user space left to this family ([`is_served`]),
 //! from what the kernel knows at either end. Calls of no interest cost a look into a bit set.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use sensor_ebpf::{Kind, moment};
+use aya_ebpf::{macros::btf_tracepoint, maps::Array, programs::BtfTracePointContext};
+use sensor_ebpf::{Kind, moment, settings::Twice};
 
-use super::{credentials, file::descriptor_file, memfd, ptrace, session};
+use super::{
+    again, credentials,
+    file::descriptor_file,
+    memfd::{self, MemfdScratch},
+    ptrace, session,
+};
 use crate::{
-    globals::{PROCESS_CALL_SCRATCH, SETTINGS, is_served, offset, setting},
+    globals::{
+        PROCESS_CALL_AGAIN_SCRATCH, PROCESS_CALL_SCRATCH, SETTINGS, is_served, offset, setting,
+    },
     read::{Faults, call, task},
 };
 
@@ -19,20 +26,35 @@ use crate::{
 /// 5.10 or later; `sys_enter(regs, id)`.
 #[btf_tracepoint(function = "sys_enter")]
 fn process_call_enter(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::ProcessCallEnter);
+    enters(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_enter")]
+fn process_call_enter_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::ProcessCallEnter) {
+        enters(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn enters(ctx: &BtfTracePointContext) {
     let number = ctx.arg::<u64>(1) as u32;
     if !is_watched(number) {
-        return 0;
+        return;
     }
     let task = task::current();
     let mut faults = Faults::NONE;
     let Some(what) = what(&mut faults, task, number) else {
-        return 0;
+        return;
     };
     if matches!(what, Call::Ids) && is_served(true, Kind::Credentials) && task::in_scope(task) {
         let cred = faults.pointer(task, offset!(task_real_cred));
         credentials::send(&mut faults, task, cred, 0, moment::BEFORE);
     }
-    0
 }
 
 /// A system call returns: second choice of the process family.
@@ -42,20 +64,36 @@ fn process_call_enter(ctx: BtfTracePointContext) -> i32 {
 /// 5.10 or later; `sys_exit(regs, ret)`.
 #[btf_tracepoint(function = "sys_exit")]
 fn process_call_exit(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::ProcessCallExit);
+    returns(&ctx, &PROCESS_CALL_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sys_exit")]
+fn process_call_exit_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::ProcessCallExit) {
+        returns(&ctx, &PROCESS_CALL_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn returns(ctx: &BtfTracePointContext, map: &Array<MemfdScratch>) {
     let mut faults = Faults::NONE;
     let number = call::returning(ctx.arg(0));
     let registers: u64 = ctx.arg(0);
     if !is_watched(number) {
-        return 0;
+        return;
     }
     let task = task::current();
     let Some(what) = what(&mut faults, task, number) else {
-        return 0;
+        return;
     };
     let result: i64 = ctx.arg(1);
     // Ids are looked at whatever the call says: what counts is what they are.
     if result < 0 && !matches!(what, Call::Ids) {
-        return 0;
+        return;
     }
     match what {
         Call::Ids if is_served(true, Kind::Credentials) && task::in_scope(task) => {
@@ -73,7 +111,7 @@ fn process_call_exit(ctx: BtfTracePointContext) -> i32 {
         Call::Memfd if is_served(true, Kind::Memfd) => {
             let file = descriptor_file(&mut faults, task, result as u64);
             if file != 0
-                && let Some(scratch) = PROCESS_CALL_SCRATCH.get_ptr_mut(task::cpu())
+                && let Some(scratch) = map.get_ptr_mut(task::cpu())
             {
                 memfd::report(&mut faults, task, file, scratch);
             }
@@ -84,7 +122,6 @@ fn process_call_exit(ctx: BtfTracePointContext) -> i32 {
         }
         _ => {}
     }
-    0
 }
 
 /// What a watched system call does.

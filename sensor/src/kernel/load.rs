@@ -5,6 +5,7 @@
 
 mod checked;
 mod kept;
+mod missed;
 mod offered;
 mod programs;
 mod verify;
@@ -12,28 +13,31 @@ mod widen;
 
 use std::{
     fs, io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
 };
 
 use aya::{
     Btf as KernelBtf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{Array, HashMap, MapError, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError, ProgramFd},
+    programs::{BtfTracePoint, FEntry, FExit, Program, ProgramError},
     util::nr_cpus,
 };
 use aya_log::EbpfLogger;
 use sensor_ebpf::{
     Kind,
-    settings::{Count, FILE_ACTS, WATCH_NAME_LEN},
+    settings::{Count, FILE_ACTS, Twice, WATCH_NAME_LEN},
 };
 use zerocopy::IntoBytes;
 
 use crate::config::{WatchError, watch_entry};
 use crate::fd_store::FdStore;
 use kept::{Adopted, Found, Kept};
+use missed::Missed;
 pub use offered::offered;
-use programs::{BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH};
+use programs::{
+    BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH, SECOND_BULK_SCRATCH, SECOND_SCRATCH, SECONDS,
+};
 pub use verify::{Verdict, Verified, verify};
 pub use widen::Widener;
 
@@ -110,6 +114,7 @@ pub struct Kernel {
     left_out: [KindCounters; Kind::SLOTS],
     /// As last read.
     counted: Mutex<Counters>,
+    missed: Mutex<Missed>,
 }
 
 /// The kernel object with what was asked of it. Another thread may attach more of it, and holds it locked meanwhile.
@@ -198,6 +203,7 @@ pub fn load_or_adopt(options: &Options, store: Option<&mut FdStore>) -> Result<K
         diagnostics,
         left_out,
         counted: Mutex::default(),
+        missed: Mutex::default(),
     };
     if is_adopted {
         kernel.widener().widen(options.kinds, &options.named)?;
@@ -224,6 +230,7 @@ fn attach_anew(
         kernel_btf,
         held: Vec::new(),
         served: [0; 2],
+        twice: support.settings.twice != 0,
     };
     let mut hooks = Vec::with_capacity(PROGRAMS.len());
     for &kind in Kind::ALL {
@@ -297,7 +304,7 @@ impl Kernel {
     /// Detaches every program, unless somebody else keeps them attached; what is in the ring can still be drained, and the counters still be read.
     pub fn detach(&mut self) {
         let mut programs = locked(&self.programs);
-        for program in PROGRAMS {
+        for program in programs::all() {
             let Some(loaded) = programs.ebpf.program_mut(program.name) else {
                 continue;
             };
@@ -347,8 +354,10 @@ impl Kernel {
             }
             kinds.push((kind, counters));
         }
-        let mut skipped = skipped(ebpf);
+        let mut skipped = missed::skipped(ebpf);
         skipped.extend(programs.adopted.iter().filter_map(Adopted::skipped));
+        let made_up = missed::made_up(ebpf)?;
+        let skipped = locked(&self.missed).of(skipped, &made_up);
         let counters = Counters {
             kinds,
             recursion_misses: skipped.iter().map(|(_, count)| count).sum(),
@@ -361,7 +370,7 @@ impl Kernel {
     /// How often each attached program ran and for how long, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless
     /// `kernel.bpf_stats_enabled` is on.
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
-        let mut names: Vec<_> = PROGRAMS.iter().map(|of| of.name).collect();
+        let mut names: Vec<_> = programs::all().map(|of| of.name).collect();
         names.sort_unstable();
         names.dedup();
         let programs = locked(&self.programs);
@@ -374,26 +383,6 @@ impl Kernel {
             })
             .collect()
     }
-}
-
-/// Runs the kernel skipped, by program; it tells them in the descriptor's fdinfo, from 5.12 on.
-fn skipped(ebpf: &Ebpf) -> Vec<(&'static str, u64)> {
-    let mut skipped: Vec<(&str, u64)> = Vec::new();
-    for entry in PROGRAMS {
-        let is_new = skipped.iter().all(|(name, _)| *name != entry.name);
-        if is_new
-            && let Some(program) = ebpf.program(entry.name)
-            && let Some(fd) = program_fd(program)
-            && let Some(count) = fdinfo(fd.as_fd(), "recursion_misses")
-        {
-            skipped.push((entry.name, count));
-        }
-    }
-    skipped
-}
-
-fn program_fd(program: &Program) -> Option<ProgramFd> {
-    program.fd().ok()?.try_clone().ok()
 }
 
 fn add(counters: &mut KindCounters, row: &[u64; Count::SLOTS]) {
@@ -446,8 +435,16 @@ fn load_object(
     for scratch in SCRATCH {
         loader.map_max_entries(scratch, cpus);
     }
+    let twice = support.settings.twice != 0;
+    if twice {
+        loader.map_max_entries("NOTES", Twice::SLOTS * Twice::NOTES);
+        for scratch in SECOND_SCRATCH {
+            loader.map_max_entries(scratch, cpus);
+        }
+    }
     if options.kinds.has_bulk() || options.room_for_bulk {
-        for scratch in BULK_SCRATCH {
+        let seconds = SECOND_BULK_SCRATCH.iter().filter(|_| twice);
+        for scratch in BULK_SCRATCH.iter().chain(seconds) {
             loader.map_max_entries(scratch, cpus);
         }
     } else {
@@ -553,6 +550,8 @@ struct Attaching<'a> {
     held: Vec<&'static str>,
     /// Kinds served so far, a bit each: by trampolines, by tracepoints.
     served: [u32; 2],
+    /// Whether programs on system calls get a second instance.
+    twice: bool,
 }
 
 impl Attaching<'_> {
@@ -623,7 +622,7 @@ impl Attaching<'_> {
             let outcome = if self.held.contains(&program.name) {
                 Ok(())
             } else {
-                attach(self.ebpf, program, self.btf, self.kernel_btf)?
+                self.one(program)?
             };
             let state = match outcome {
                 Ok(()) => {
@@ -646,15 +645,44 @@ impl Attaching<'_> {
         Ok(states)
     }
 
+    /// Attaches one program, and its second instance behind it. Without that the first is what it is on other kernels: what the
+    /// kernel skips is counted as lost.
+    fn one(&mut self, program: &'static Entry) -> Result<Result<(), String>, LoadError> {
+        let second = self.twice.then(|| second_of(program.name)).flatten();
+        let Some(second) = second else {
+            return attach(self.ebpf, program, self.btf, self.kernel_btf);
+        };
+        // Verified before the first is attached: nothing would make up meanwhile for what the kernel skips.
+        let loaded = load_named(self.ebpf, second, self.btf, self.kernel_btf)?;
+        let outcome = attach(self.ebpf, program, self.btf, self.kernel_btf)?;
+        if outcome.is_err() {
+            self.release(second.name);
+            return Ok(outcome);
+        }
+        let attached = loaded.and_then(|()| attach_loaded(self.ebpf, second));
+        match attached {
+            Ok(()) => self.held.push(second.name),
+            Err(reason) => tracing::warn!(
+                "the kernel refuses the second instance of `{}`, acts may be missed: {reason}",
+                program.name
+            ),
+        }
+        Ok(outcome)
+    }
+
     /// Unloads a program unless another kind still needs it.
     fn release(&mut self, name: &'static str) {
         if let Some(index) = self.held.iter().rposition(|held| *held == name) {
             self.held.remove(index);
         }
-        if !self.held.contains(&name)
-            && let Some(loaded) = self.ebpf.program_mut(name)
-        {
+        if self.held.contains(&name) {
+            return;
+        }
+        if let Some(loaded) = self.ebpf.program_mut(name) {
             unload(loaded);
+        }
+        if let Some(second) = second_of(name) {
+            self.release(second.name);
         }
     }
 
@@ -686,8 +714,25 @@ fn unload(program: &mut Program) {
     };
 }
 
+/// The second instance of a program that has one.
+fn second_of(name: &str) -> Option<&'static Entry> {
+    let second = SECONDS.iter().find(|second| second.first == name);
+    second.map(|second| &second.entry)
+}
+
 /// Loads and attaches one program; the inner error says why the kernel would not have it.
 fn attach(
+    ebpf: &mut Ebpf,
+    program: &Entry,
+    btf: &Btf,
+    kernel_btf: &KernelBtf,
+) -> Result<Result<(), String>, LoadError> {
+    let loaded = load_named(ebpf, program, btf, kernel_btf)?;
+    Ok(loaded.and_then(|()| attach_loaded(ebpf, program)))
+}
+
+/// The first half of [`attach`].
+fn load_named(
     ebpf: &mut Ebpf,
     program: &Entry,
     btf: &Btf,
@@ -705,13 +750,18 @@ fn attach(
     let loaded = ebpf
         .program_mut(program.name)
         .ok_or(LoadError::NotInObject(program.name))?;
-    let attached = load_one(loaded, program.hook, kernel_btf).and_then(|()| match loaded {
-        Program::BtfTracePoint(loaded) => loaded.attach().map(drop),
-        Program::FEntry(loaded) => loaded.attach().map(drop),
-        Program::FExit(loaded) => loaded.attach().map(drop),
+    Ok(load_one(loaded, program.hook, kernel_btf).map_err(|error| reason(&error)))
+}
+
+/// The second half of [`attach`].
+fn attach_loaded(ebpf: &mut Ebpf, program: &Entry) -> Result<(), String> {
+    let attached = match ebpf.program_mut(program.name) {
+        Some(Program::BtfTracePoint(loaded)) => loaded.attach().map(drop),
+        Some(Program::FEntry(loaded)) => loaded.attach().map(drop),
+        Some(Program::FExit(loaded)) => loaded.attach().map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
-    });
-    Ok(attached.map_err(|error| reason(&error)))
+    };
+    attached.map_err(|error| reason(&error))
 }
 
 /// Has the kernel verify and take one program, without attaching it.

@@ -265,7 +265,7 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         acts: act_slots(btf)?,
         call_arguments: file_calls.arguments,
         file_calls: file_calls.calls,
-        reserved_calls: 0,
+        twice: u32::from(lets_others_between()),
         reserved_network: 0,
     })
 }
@@ -417,13 +417,21 @@ pub fn default_ring_bytes() -> u32 {
 
 /// True before 5.11, where maps count against the limit on locked memory.
 pub(super) fn needs_memlock() -> bool {
+    release().is_none_or(|release| release < (5, 11))
+}
+
+/// True where another task can run in the middle of a program on a system call, and the kernel skips the program for that task: so
+/// it is in 7.2, and not in 6.18.
+pub(super) fn lets_others_between() -> bool {
+    release().is_none_or(|release| release >= (7, 0))
+}
+
+/// Version of the running kernel, the first two numbers, as far as it can be read.
+fn release() -> Option<(u32, u32)> {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < (5, 11),
-        _ => true,
-    }
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 /// Bytes of locked memory this process may have, where maps count against it; `None` for no limit.

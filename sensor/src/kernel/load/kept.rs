@@ -16,7 +16,7 @@ use sensor_ebpf::settings::Settings;
 use sha2::{Digest as _, Sha256};
 use zerocopy::IntoBytes as _;
 
-use super::programs::PROGRAMS;
+use super::programs::{self, PROGRAMS};
 use super::{Kernel, LoadError, OBJECT, Programs, Support, fdinfo, locked};
 use crate::fd_store::{FdStore, Tools};
 use crate::keep::{Broken, Keep, Reader, Writer, keep};
@@ -145,7 +145,7 @@ impl Found {
             if adopted.iter().any(|there| there.name == name) {
                 continue;
             }
-            let entry = PROGRAMS.iter().find(|entry| entry.name == name);
+            let entry = programs::all().find(|entry| entry.name == name);
             let mut part = |prefix: &str| {
                 let part = format!("{prefix}{name}");
                 store.take(&part).ok_or(format!("`{part}` is missing"))
@@ -195,7 +195,7 @@ impl Found {
     pub(super) fn programs(self, ebpf: Ebpf, options: &Options) -> Result<Programs, LoadError> {
         self.replace_maps(&ebpf)?;
         let held = self.about.held.iter().filter_map(|held| {
-            let entry = PROGRAMS.iter().find(|entry| entry.name == held)?;
+            let entry = programs::all().find(|entry| entry.name == held)?;
             Some(entry.name)
         });
         Ok(Programs {

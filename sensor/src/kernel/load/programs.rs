@@ -3,7 +3,7 @@
 //! In: nothing; this is a table. Out: its rows, in the order they are attached, and the maps with one buffer per processor. A
 //! program is listed here or it is never loaded.
 
-use sensor_ebpf::Kind;
+use sensor_ebpf::{Kind, settings::Twice};
 
 /// How a program is attached.
 #[derive(Clone, Copy)]
@@ -394,6 +394,100 @@ pub(super) static PROGRAMS: &[Entry] = &[
     ),
 ];
 
+/// A program on a system call and its second instance, which does what the kernel kept the first from.
+pub(super) struct Second {
+    pub(super) of: Twice,
+    pub(super) first: &'static str,
+    pub(super) entry: Entry,
+}
+
+const fn second(
+    of: Twice,
+    first: &'static str,
+    name: &'static str,
+    kind: Kind,
+    tracepoint: &'static str,
+) -> Second {
+    Second {
+        of,
+        first,
+        entry: entry(name, kind, Hook::Tracepoint(tracepoint), &[]),
+    }
+}
+
+/// The second instances, attached behind the first where the kernel lets other tasks run in the middle of a program; each with
+/// one of the kinds it serves.
+pub(super) static SECONDS: &[Second] = &[
+    second(
+        Twice::FileCallBegin,
+        "file_call_begin",
+        "file_call_begin_again",
+        Kind::Rename,
+        "sys_enter",
+    ),
+    second(
+        Twice::FileCallEnd,
+        "file_call_end",
+        "file_call_end_again",
+        Kind::Rename,
+        "sys_exit",
+    ),
+    second(
+        Twice::FileCreate,
+        "file_create_by_syscall",
+        "file_create_by_syscall_again",
+        Kind::FileCreate,
+        "sys_exit",
+    ),
+    second(
+        Twice::SocketCall,
+        "socket_call",
+        "socket_call_again",
+        Kind::Accept,
+        "sys_exit",
+    ),
+    second(
+        Twice::Dns,
+        "dns_message",
+        "dns_message_again",
+        Kind::Dns,
+        "sys_exit",
+    ),
+    second(
+        Twice::ProcessCallEnter,
+        "process_call_enter",
+        "process_call_enter_again",
+        Kind::Credentials,
+        "sys_enter",
+    ),
+    second(
+        Twice::ProcessCallExit,
+        "process_call_exit",
+        "process_call_exit_again",
+        Kind::Session,
+        "sys_exit",
+    ),
+    second(
+        Twice::FileModify,
+        "file_modify_by_syscall",
+        "file_modify_by_syscall_again",
+        Kind::Modify,
+        "sys_exit",
+    ),
+    second(
+        Twice::FileOpen,
+        "file_open_by_syscall",
+        "file_open_by_syscall_again",
+        Kind::Open,
+        "sys_exit",
+    ),
+];
+
+/// All programs of the object, second instances after all others.
+pub(super) fn all() -> impl Iterator<Item = &'static Entry> {
+    PROGRAMS.iter().chain(SECONDS.iter().map(|of| &of.entry))
+}
+
 /// Maps with one buffer per possible processor.
 pub(super) static SCRATCH: &[&str] = &[
     "EXEC_SCRATCH",
@@ -413,6 +507,15 @@ pub(super) static SCRATCH: &[&str] = &[
     "FILE_CALL_EXIT_SCRATCH",
 ];
 
+/// The same, of second instances.
+pub(super) static SECOND_SCRATCH: &[&str] = &[
+    "SYS_EXIT_AGAIN_SCRATCH",
+    "DNS_AGAIN_SCRATCH",
+    "PROCESS_CALL_AGAIN_SCRATCH",
+    "FILE_CALL_ENTER_AGAIN_SCRATCH",
+    "FILE_CALL_EXIT_AGAIN_SCRATCH",
+];
+
 /// The same for kinds that come in masses: tiny unless they are wanted.
 pub(super) static BULK_SCRATCH: &[&str] = &[
     "FILE_WRITE_SCRATCH",
@@ -424,3 +527,7 @@ pub(super) static BULK_SCRATCH: &[&str] = &[
     "WATCHED_OPEN_SCRATCH",
     "OPEN_SYSCALL_SCRATCH",
 ];
+
+/// The same, of second instances.
+pub(super) static SECOND_BULK_SCRATCH: &[&str] =
+    &["MODIFY_SYSCALL_AGAIN_SCRATCH", "OPEN_SYSCALL_AGAIN_SCRATCH"];

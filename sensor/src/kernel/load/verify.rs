@@ -9,8 +9,8 @@ use aya::{Btf as KernelBtf, Ebpf, programs::ProgramError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    Entry, Hook, LoadError, OBJECT, PROGRAMS, Support, load_object, load_one, needs_memlock,
-    object_error, raise_memlock, reason, unload,
+    Entry, Hook, LoadError, OBJECT, PROGRAMS, SECONDS, Support, load_object, load_one,
+    needs_memlock, object_error, programs, raise_memlock, reason, unload,
 };
 use crate::kernel::Options;
 
@@ -49,8 +49,8 @@ pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
     }
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
     let mut ebpf = load_object(options, &support, &kernel_btf)?;
-    let mut all = Vec::with_capacity(PROGRAMS.len());
-    for entry in PROGRAMS {
+    let mut all = Vec::with_capacity(PROGRAMS.len() + SECONDS.len());
+    for entry in programs::all() {
         let verdict = match entry.hook.missing(&support.btf) {
             Some(missing) => Verdict::NoHook(missing),
             None => verdict(&mut ebpf, entry, &kernel_btf)?,

@@ -64,6 +64,7 @@ impl Widener {
             kernel_btf: &kernel_btf,
             held: std::mem::take(&mut programs.held),
             served: programs.served,
+            twice: support.settings.twice != 0,
         };
         let mut outcome = Ok(());
         let mut attached = programs.options.kinds;

@@ -1,0 +1,149 @@
+//! Runs of programs that the kernel skipped, and what of them was made up for.
+//!
+//! In: what the kernel tells of each program, and what second instances counted. Out: by program, the runs of which nobody knows
+//! what they would have seen. Must never take a run for made up for that was not.
+
+use std::os::fd::AsFd as _;
+
+use aya::{
+    Ebpf,
+    maps::PerCpuArray,
+    programs::{Program, ProgramFd},
+};
+use sensor_ebpf::settings::Twice;
+
+use super::programs::{self, SECONDS};
+use super::{LoadError, fdinfo};
+
+/// Runs the kernel skipped, by program; it tells them in the descriptor's fdinfo, from 5.12 on.
+pub(super) fn skipped(ebpf: &Ebpf) -> Vec<(&'static str, u64)> {
+    let mut skipped: Vec<(&str, u64)> = Vec::new();
+    for entry in programs::all() {
+        let is_new = skipped.iter().all(|(name, _)| *name != entry.name);
+        if is_new
+            && let Some(program) = ebpf.program(entry.name)
+            && let Some(fd) = program_fd(program)
+            && let Some(count) = fdinfo(fd.as_fd(), "recursion_misses")
+        {
+            skipped.push((entry.name, count));
+        }
+    }
+    skipped
+}
+
+/// Calls that second instances took, by [`Twice`].
+pub(super) fn made_up(ebpf: &Ebpf) -> Result<Vec<u64>, LoadError> {
+    const NAME: &str = "MADE_UP";
+    let failed = |cause| LoadError::Map { name: NAME, cause };
+    let map = ebpf.map(NAME).ok_or(LoadError::NotInObject(NAME))?;
+    let map = PerCpuArray::<_, u64>::try_from(map).map_err(failed)?;
+    let sum = |of: u32| map.get(&of, 0).map(|row| row.iter().sum());
+    let sums = (0..Twice::SLOTS).map(sum);
+    sums.collect::<Result<_, _>>().map_err(failed)
+}
+
+/// Of the runs that the kernel skipped, those that no second instance took: it comes for every call that its first was kept from,
+/// unless it was kept from it as well. What it was kept from itself is no loss: the first had run, or this counts it.
+fn missed(skipped: Vec<(&'static str, u64)>, made_up: &[u64]) -> Vec<(&'static str, u64)> {
+    let is_second = |name| SECONDS.iter().any(|second| second.entry.name == name);
+    let missed = skipped.into_iter().filter(|(name, _)| !is_second(*name));
+    let missed = missed.map(|(name, count)| {
+        let second = SECONDS.iter().find(|second| second.first == name);
+        let taken = second.and_then(|second| made_up.get(second.of as usize));
+        (name, count.saturating_sub(taken.copied().unwrap_or(0)))
+    });
+    missed.collect()
+}
+
+/// What was missed when it was last looked at, by program.
+#[derive(Default)]
+pub(super) struct Missed(Vec<(&'static str, u64)>);
+
+impl Missed {
+    /// What was missed at the last look and still is: between a run that is skipped and the one of the second instance there can be a
+    /// moment.
+    pub(super) fn of(
+        &mut self,
+        skipped: Vec<(&'static str, u64)>,
+        made_up: &[u64],
+    ) -> Vec<(&'static str, u64)> {
+        let missed = missed(skipped, made_up);
+        let settled = missed.iter().map(|(name, count)| {
+            let is_twice = SECONDS.iter().any(|second| second.first == *name);
+            let before = self.0.iter().find(|(of, _)| of == name);
+            let before = before.map_or(0, |(_, count)| *count);
+            (*name, if is_twice { before.min(*count) } else { *count })
+        });
+        let settled = settled.collect();
+        self.0 = missed;
+        settled
+    }
+}
+
+fn program_fd(program: &Program) -> Option<ProgramFd> {
+    program.fd().ok()?.try_clone().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::programs::{Hook, PROGRAMS};
+
+    use super::*;
+
+    #[test]
+    fn what_a_second_instance_took_is_not_missed() {
+        let skipped = vec![
+            ("process_exec", 2),
+            ("file_call_end", 15),
+            ("socket_call", 3),
+            ("file_call_end_again", 4),
+        ];
+        let mut made_up = vec![0; Twice::SLOTS as usize];
+        made_up[Twice::FileCallEnd as usize] = 14;
+        made_up[Twice::SocketCall as usize] = 3;
+        let missed = missed(skipped, &made_up);
+        let expected = [
+            ("process_exec", 2),
+            ("file_call_end", 1),
+            ("socket_call", 0),
+        ];
+        assert_eq!(missed, expected);
+    }
+
+    #[test]
+    fn a_second_instance_that_is_still_to_come_is_waited_for() {
+        let looks = [
+            // Missed, and what of it is settled: by a program that has a second instance, and by one that has none.
+            ((0, 0), (0, 0)),
+            ((2, 1), (0, 1)),
+            ((0, 1), (0, 1)),
+            ((3, 4), (0, 4)),
+            ((3, 4), (3, 4)),
+            ((4, 5), (3, 5)),
+        ];
+        let mut looked = Missed::default();
+        for ((twice, once), expected) in looks {
+            let skipped = vec![("socket_call", twice), ("file_create", once)];
+            let settled = looked.of(skipped, &[]);
+            let expected = [("socket_call", expected.0), ("file_create", expected.1)];
+            assert_eq!(settled, expected);
+        }
+    }
+
+    #[test]
+    fn every_second_instance_is_of_a_program_on_the_same_tracepoint() {
+        for second in SECONDS {
+            let first = PROGRAMS.iter().find(|entry| entry.name == second.first);
+            let hook = first.map(|entry| entry.hook.name());
+            assert_eq!(hook, Some(second.entry.hook.name()), "{}", second.first);
+            assert!((second.of as u32) < Twice::SLOTS);
+        }
+        let on_calls = PROGRAMS
+            .iter()
+            .filter(|entry| matches!(entry.hook, Hook::Tracepoint("sys_enter" | "sys_exit")));
+        for entry in on_calls {
+            let second = SECONDS.iter().find(|second| second.first == entry.name);
+            assert!(second.is_some(), "{}", entry.name);
+        }
+    }
+}
