@@ -427,3 +427,68 @@ fn others_are_skipped_with_the_reason() {
     );
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// As published rules of these types look: other keys, other languages, some without a query.
+const OTHER_TYPES: &[(&str, &str, &str)] = &[
+    (
+        "machine_learning",
+        "anomaly_threshold = 50\nmachine_learning_job_id = [\"v3_linux_rare\"]\n",
+        "not supported: machine_learning",
+    ),
+    (
+        "esql",
+        "language = \"esql\"\nquery = 'from logs-* | where x == 1 | stats n = count(*) by host.id'\n",
+        "not supported: esql",
+    ),
+    (
+        "threat_match",
+        "language = \"kuery\"\nindex = [\"logs-*\"]\nquery = 'source.ip:* or'\nthreat_index = [\"ti-*\"]\n\
+         threat_query = '@timestamp >= \"now-30d/d\"'\n[[rule.threat_mapping]]\n[[rule.threat_mapping.entries]]\n\
+         field = \"source.ip\"\ntype = \"mapping\"\nvalue = \"threat.indicator.ip\"\n",
+        "not supported: threat_match",
+    ),
+    (
+        "saved_query",
+        "saved_id = \"s\"\nlanguage = \"lucene\"\nquery = 'a:[1 TO'\n",
+        "not supported: saved_query",
+    ),
+    (
+        "query",
+        "language = \"lucene\"\nquery = 'a:[1 TO'\n",
+        "not supported: query in \"lucene\"",
+    ),
+];
+
+#[test]
+fn rules_of_other_types_are_skipped_by_name_counted_and_no_error() {
+    let directory = tempfile::tempdir().unwrap();
+    for (kind, keys, _) in OTHER_TYPES {
+        let text = format!(
+            "[metadata]\nmaturity = \"production\"\n\n[rule]\nrule_id = \"{kind}\"\nname = \"Of {kind}\"\n\
+             tags = [\"OS: Linux\"]\ntype = \"{kind}\"\n{keys}"
+        );
+        std::fs::write(directory.path().join(format!("{kind}.toml")), text).unwrap();
+    }
+    let output = check(directory.path(), &["--format", "json", "."]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    let summary = &report["summary"];
+    for (of, count) in [
+        ("rule_files", OTHER_TYPES.len()),
+        ("skipped", OTHER_TYPES.len()),
+        ("loaded", 0),
+        ("failed", 0),
+        ("errors", 0),
+        ("warnings", 0),
+        ("notes", 0),
+    ] {
+        assert_eq!(summary[of], count, "{of}: {report}");
+    }
+    let skipped = report["skipped"].as_array().unwrap();
+    for (kind, _, reason) in OTHER_TYPES {
+        let path = format!("./{kind}.toml");
+        let found = skipped.iter().find(|skipped| skipped["path"] == path);
+        assert_eq!(found.unwrap()["reason"], *reason);
+        assert_eq!(found.unwrap()["name"], format!("Of {kind}"));
+    }
+}
