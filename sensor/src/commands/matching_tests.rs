@@ -381,6 +381,7 @@ fn what_would_hide_an_alert_is_said_and_not_counted_as_hidden() {
             enabled: None,
             severity: None,
             risk_score: None,
+            actions: None,
             limit: Some(crate::tuning::RateLimit {
                 alerts: 1,
                 per: Duration::from_secs(3600),

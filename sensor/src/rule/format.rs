@@ -9,6 +9,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::action;
 use super::coverage::Finding;
 use super::example::{self, Example};
 use super::kuery::{self, Type};
@@ -150,7 +151,13 @@ impl<'t> Reader<'t> {
             self.ignored(&mut table);
         }
         let examples = example::read(&mut root, &mut self.problems);
-        self.rule(head, &mut table, threats, examples).map(Ok)
+        let mut rule = self.rule(head, &mut table, threats, examples);
+        let form = rule.as_ref().map(|rule| &rule.query.form);
+        let actions = action::read(&mut root, shape, form, &mut self.problems);
+        if let Some(rule) = &mut rule {
+            rule.actions = actions;
+        }
+        rule.map(Ok)
     }
 
     fn reason_to_skip(
@@ -313,6 +320,7 @@ impl<'t> Reader<'t> {
             query_text: query_text.to_owned(),
             query,
             examples,
+            actions: Vec::new(),
             digest: digest(&self.source.text),
             id_line,
             places,

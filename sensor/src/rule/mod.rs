@@ -3,6 +3,7 @@
 //! In: paths of rule files and directories. Out: [`Loaded`]: rules with typed queries, the skipped ones with the reason,
 //! and every problem of every file with its place. One bad file never hides another, and nothing here panics.
 
+mod action;
 mod actors;
 mod acts;
 pub mod coverage;
@@ -22,6 +23,7 @@ pub mod schema;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use action::{Action, Whose};
 pub use actors::{Actors, actors};
 pub use coverage::{Judgement, Verdict};
 pub use example::{Events, Example, Expected};
@@ -58,6 +60,8 @@ pub struct Rule {
     pub query: eql::query::Query,
     /// What `[[test]]` tables claim.
     pub examples: Vec<Example>,
+    /// What is to be done about each alert, where that is allowed.
+    pub actions: Vec<Action>,
     /// Of the file's whole text: two files of equal digest hold the same rule.
     pub digest: u64,
     /// Line of the rule's id, from 1.

@@ -75,6 +75,8 @@ pub struct Override {
     pub severity: Option<Severity>,
     pub risk_score: Option<u8>,
     pub limit: Option<RateLimit>,
+    /// Whether what the rules ask to be done is done.
+    pub actions: Option<bool>,
     pub place: Place,
 }
 
@@ -155,8 +157,8 @@ impl Tuning {
         }
     }
 
-    /// Applies overrides, in the order they were read: rules that are switched off leave, others take their severity and score. Of
-    /// two overrides of one thing the later counts.
+    /// Applies overrides, in the order they were read: rules that are switched off leave, others take their severity and score, or
+    /// lose their actions. Of two overrides of one thing the later counts.
     pub fn apply(&self, rules: &mut Vec<Arc<Rule>>) -> Vec<Problem> {
         self.apply_beside(rules, &mut [])
     }
@@ -185,7 +187,8 @@ impl Tuning {
         for rule in rules.iter_mut().chain(on_trial) {
             let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
             let severity = of_rule.clone().filter_map(|o| o.severity).next_back();
-            let risk_score = of_rule.filter_map(|o| o.risk_score).next_back();
+            let risk_score = of_rule.clone().filter_map(|o| o.risk_score).next_back();
+            let actions = of_rule.filter_map(|o| o.actions).next_back();
             let Some(rule) = Arc::get_mut(rule) else {
                 // Rules were just loaded and are not shared yet.
                 continue;
@@ -197,6 +200,9 @@ impl Tuning {
             if let Some(risk_score) = risk_score {
                 rule.risk_score = risk_score;
             }
+            if actions == Some(false) {
+                rule.actions.clear();
+            }
         }
         problems
     }
@@ -205,5 +211,37 @@ impl Tuning {
     fn limit_of(&self, rule: &Rule) -> Option<RateLimit> {
         let of_rule = self.overrides.iter().filter(|o| o.selector.selects(rule));
         of_rule.filter_map(|o| o.limit).next_back()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::load_source;
+
+    #[test]
+    fn an_override_takes_a_rules_actions_away() {
+        let source = |path: &str, text: &str| Source {
+            path: Path::new(path).into(),
+            text: text.to_owned(),
+        };
+        let kills = "[rule]\nrule_id = \"r-1\"\nname = \"R\"\ntype = \"eql\"\nquery = 'process where true'\n\
+                     [[actions]]\naction = \"kill_process\"\n";
+        for (text, left) in [
+            ("[[override]]\nrule_id = \"r-1\"\nseverity = \"high\"\n", 1),
+            ("[[override]]\nrule_id = \"*\"\nactions = false\n", 0),
+            // The later counts.
+            (
+                "[[override]]\nrule_id = \"*\"\nactions = false\n[[override]]\nrule_id = \"r-1\"\nactions = true\n",
+                1,
+            ),
+        ] {
+            let mut tuning = Tuning::default();
+            let problems = read::read(&source("o.toml", text), read::What::Overrides, &mut tuning);
+            assert_eq!(problems, []);
+            let mut rules = load_source(&source("r.toml", kills)).rules;
+            tuning.apply(&mut rules);
+            assert_eq!(rules[0].actions.len(), left, "{text}");
+        }
     }
 }

@@ -127,6 +127,7 @@ fn change(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Override
     let enabled = table.boolean("enabled", problems).map(|(flag, _)| flag);
     let severity = severity(table, problems);
     let risk_score = table.integer("risk_score", 0..=100, problems);
+    let actions = table.boolean("actions", problems).map(|(flag, _)| flag);
     let alerts = table.integer("alerts_max", 1..=1_000_000, problems);
     let per = duration(table, "per", problems);
     let limit = match (alerts, per) {
@@ -150,6 +151,7 @@ fn change(table: &mut Table<'_>, problems: &mut Vec<Problem>) -> Option<Override
         severity,
         risk_score: risk_score.and_then(|(score, _)| u8::try_from(score).ok()),
         limit,
+        actions,
         place: place(table),
     })
 }
