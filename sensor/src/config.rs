@@ -5,6 +5,7 @@
 
 mod control;
 mod layers;
+mod response;
 mod watch;
 
 use std::ops::RangeInclusive;
@@ -20,6 +21,7 @@ use crate::document::{Problem, Source, Table, shown};
 
 pub use control::Control;
 pub use layers::{Layers, installed_directories};
+pub use response::Response;
 pub use watch::{WATCHED_MAX, WatchError, watch_entry};
 
 /// Name of the settings file in each directory of settings, and by which `check` knows one.
@@ -32,13 +34,14 @@ pub const TRIAL: &str = "trial.d";
 pub const DEFAULT_TEXT: &str = include_str!("../eql-sensor.toml");
 
 /// The tables of a settings file.
-const TABLES: [&str; 7] = [
+const TABLES: [&str; 8] = [
     "rules",
     "kernel",
     "engine",
     "processes",
     "files",
     "output",
+    "response",
     "control",
 ];
 /// Smallest and largest ring, in bytes.
@@ -56,6 +59,7 @@ pub struct Config {
     pub processes: Processes,
     pub files: Files,
     pub output: Outputs,
+    pub response: Response,
     pub control: Control,
 }
 
@@ -445,6 +449,10 @@ impl<'t> Reader<'t> {
         }
         if let Some(mut table) = root.table("output", &mut self.problems) {
             self.output(&mut table, &mut config.output);
+            self.close(&table);
+        }
+        if let Some(mut table) = root.table("response", &mut self.problems) {
+            self.response(&mut table, &mut config.response);
             self.close(&table);
         }
         if let Some(mut table) = root.table("control", &mut self.problems) {

@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod output;
 pub mod pipeline;
 pub mod reload;
+pub mod response;
 pub mod rule;
 pub mod self_check;
 pub mod state;

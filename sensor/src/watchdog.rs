@@ -127,12 +127,17 @@ mod tests {
     use crate::alert::{Alert, sample};
     use crate::cli::Output;
     use crate::output::{Outputs, Sink};
+    use crate::response::Deed;
 
     /// Writes one alert for each word.
     struct OnWord(Mutex<Receiver<()>>);
 
     impl Sink for OnWord {
         fn write(&mut self, _: &Alert, _: &AtomicBool) -> io::Result<()> {
+            self.0.lock().unwrap().recv().map_err(io::Error::other)
+        }
+
+        fn tell(&mut self, _: &Deed, _: &AtomicBool) -> io::Result<()> {
             self.0.lock().unwrap().recv().map_err(io::Error::other)
         }
     }

@@ -52,6 +52,8 @@ mod network;
 mod processes;
 #[path = "live/public.rs"]
 mod public;
+#[path = "live/response.rs"]
+mod response;
 #[path = "live/restart.rs"]
 mod restart;
 #[path = "live/runs.rs"]

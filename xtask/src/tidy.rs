@@ -38,10 +38,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("engine", &["eql", "event"]),
     // Match and its rule to Alert.
     ("alert", &["engine", "event", "rule"]),
-    // Alert, and events for recordings, to the outside.
+    // Alert to what is done about it: processes are known as `enrich` knows them.
+    ("response", &["alert", "config", "enrich", "event", "rule"]),
+    // Alert, what was done about it, and events for recordings, to the outside.
     (
         "output",
-        &["alert", "engine", "event", "json_lines", "rule"],
+        &["alert", "engine", "event", "json_lines", "response", "rule"],
     ),
     // What hides matches: conditions over events, of rules.
     ("tuning", &["engine", "eql", "event", "rule"]),

@@ -39,6 +39,18 @@ pub(crate) fn rule_of_query(name: &str, id: &str, query: &str) -> Arc<Rule> {
     of(name, id, "low", query)
 }
 
+/// Asks for the process of its last event to be killed.
+pub(crate) fn rule_that_kills(query: &str) -> Arc<Rule> {
+    let path = Path::new("sample.toml").into();
+    let text = format!(
+        "[rule]\nrule_id = \"r-1\"\nname = \"R\"\ntype = \"eql\"\nquery = '{query}'\n\
+         [[actions]]\naction = \"kill_process\"\n"
+    );
+    let loaded = rule::load_source(&Source { path, text });
+    assert_eq!(loaded.problems, []);
+    Arc::clone(&loaded.rules[0])
+}
+
 fn of(name: &str, id: &str, severity: &str, query: &str) -> Arc<Rule> {
     let text = format!(
         "[rule]\nrule_id = {id:?}\nname = {name:?}\ntype = \"eql\"\nseverity = \"{severity}\"\n\

@@ -277,6 +277,9 @@ fn status_text(state: &Value) -> String {
             ),
         );
     }
+    if let Some(response) = response_text(state) {
+        row("response", response);
+    }
     row(
         "partials",
         format!(
@@ -308,6 +311,23 @@ fn status_text(state: &Value) -> String {
         row("not asked", not_attached.join(", "));
     }
     out
+}
+
+/// What is done about alerts, while anything is or has been.
+fn response_text(state: &Value) -> Option<String> {
+    let words = ["killed", "dry_run", "ended", "refused", "failed", "limited"];
+    let counted = words.map(|word| (word, number(state, &format!("/response/{word}"))));
+    let mode = text(state, "/response/mode");
+    if matches!(mode, "" | "off") && counted.iter().all(|(_, count)| *count == 0) {
+        return None;
+    }
+    let mut out = mode.replace('_', " ");
+    for (word, count) in counted {
+        if count > 0 {
+            let _ = write!(out, ", {count} {}", word.replace('_', " "));
+        }
+    }
+    Some(out)
 }
 
 /// The two largest units.
@@ -424,6 +444,9 @@ fn rule_text(rule: &Value) -> String {
         ("evicted", "/partials/evicted"),
     ] {
         let _ = writeln!(out, "{name:<12}{}", number(rule, path));
+    }
+    for action in texts(rule, "/actions") {
+        let _ = writeln!(out, "{:<12}{action}", "action");
     }
     let cost = time(number(rule, "/engine_ns"));
     let _ = writeln!(out, "{:<12}{cost}\n", "cost");

@@ -24,6 +24,7 @@ use crate::output::handed::{Earlier, Handed};
 use crate::output::{Outputs, lifecycle};
 use crate::pipeline::{self, Consumer, Orders, Remembered, Status, Summary};
 use crate::reload::{Listed, Roster, Set, Swapped};
+use crate::response::Responder;
 use crate::rule::Rule;
 use crate::state::{self, Saved, Store, Taken};
 use crate::trial::{self, Trials};
@@ -75,6 +76,7 @@ pub(super) struct Matching {
     keeping: Keeping,
     boot_id: Arc<str>,
     handed: Option<Arc<Handed>>,
+    responder: Option<Responder>,
     /// Numbers that alerts had in the last run, by what they are about.
     again: HashMap<u128, VecDeque<u64>>,
     /// Told which stage is at work.
@@ -109,6 +111,7 @@ impl Matching {
             keeping: Keeping::nowhere(),
             boot_id: Arc::default(),
             handed: None,
+            responder: None,
             again: HashMap::new(),
             pulse,
             started: now,
@@ -144,6 +147,11 @@ impl Matching {
         self.handed = Some(handed);
         self.alerts.go_on_from(earlier.last);
         self.again = earlier.numbers;
+    }
+
+    /// Has done what rules ask for about their alerts, as far as the settings allow it.
+    pub(super) fn respond_by(&mut self, responder: Responder) {
+        self.responder = Some(responder);
     }
 
     /// Goes on where an earlier run stopped, whose boot this is, as far as rules are the same.
@@ -252,6 +260,8 @@ impl Matching {
         if let Some(last) = found.events.last() {
             self.programs.alert(last);
         }
+        let responder = self.responder.as_ref();
+        let wanted = responder.map(|responder| responder.wanted(rule, &found.events));
         let events = found
             .events
             .into_iter()
@@ -261,7 +271,11 @@ impl Matching {
             .alerts
             .build(rule, &found.keys, events.collect(), tally, lost);
         self.on_trial.raised(found.rule, acts, Some(&alert));
-        self.outputs.send(&Arc::new(alert));
+        let alert = Arc::new(alert);
+        let is_told = self.outputs.send(&alert);
+        if let (true, Some(responder), Some(wanted)) = (is_told, responder, wanted) {
+            responder.order(&alert, wanted);
+        }
     }
 
     /// One line for the service manager: every ten seconds, and when what it is about has changed.
@@ -332,6 +346,7 @@ impl Matching {
             kernel: status.kernel.clone(),
             enrich: status.enrich,
             hooks: Arc::clone(&status.hooks),
+            response: self.responder.as_ref().map(Responder::report),
             programs: self.programs.list(),
             trials: self.on_trial.trials().clone(),
             now_ns: status.now_ns,
@@ -342,6 +357,9 @@ impl Matching {
     /// New rules in place of the old. What they leave behind is freed on another thread.
     fn swap(&mut self, mut set: Set, now_ns: u64) -> Swapped {
         let environment = run::environment(&set);
+        if let Some(responder) = &mut self.responder {
+            responder.set(set.config.response);
+        }
         let mut kept = set.config.processes.environment;
         kept.extend(environment);
         let rules: Vec<Arc<Rule>> = set.roster.iter().cloned().collect();
@@ -400,6 +418,9 @@ impl Matching {
             .finish(&self.engine, &self.roster.live_rules());
         let forgotten = forgotten(&self.engine);
         let alerts = self.alerts.count();
+        if let Some(responder) = self.responder.take() {
+            responder.end();
+        }
         for (output, count) in self.outputs.close(OUTPUTS_MAX) {
             if count.dropped > 0 {
                 tracing::error!(

@@ -3,24 +3,27 @@
 //! In: events made by hand, asks left at the desk. Out: what the output wrote and what was answered. Must never wait for a time.
 
 use std::io;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::mpsc::sync_channel;
 
 use super::*;
 use crate::alert::{Alert, sample};
-use crate::cli::Output;
+use crate::cli::{Format, Output};
 use crate::commands::{compile, live};
 use crate::config::Config;
 use crate::control::Bell;
+use crate::document::Source;
 use crate::enrich::Enricher;
 use crate::enrich::process_table::TableLimits;
 use crate::enrich::testing::{Run, exec_body};
 use crate::enrich::users::Users;
 use crate::event::{FieldTable, Fields as _, Host, Kind};
 use crate::metrics::Gaps;
-use crate::output::Sink;
-use crate::reload::Listed;
+use crate::output::{self, Sink};
+use crate::response::{Deed, Guard, Mode};
+use crate::tuning::Tuning;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -31,6 +34,12 @@ impl Sink for Kept {
     fn write(&mut self, alert: &Alert, _: &AtomicBool) -> io::Result<()> {
         let mut kept = self.0.lock().unwrap();
         kept.push((alert.generation, alert.lost, alert.message.clone()));
+        Ok(())
+    }
+
+    fn tell(&mut self, deed: &Deed, _: &AtomicBool) -> io::Result<()> {
+        let mut kept = self.0.lock().unwrap();
+        kept.push((deed.order.generation, 0, deed.message.clone()));
         Ok(())
     }
 }
@@ -414,4 +423,81 @@ fn what_would_hide_an_alert_is_said_and_not_counted_as_hidden() {
         assert_eq!(last.would.because.as_deref(), Some(because));
         assert_eq!(bench.end(), []);
     }
+}
+
+/// What the alerts file holds: alerts, and the outcome of what was done about them.
+fn told_of(exception: &str, on_trial: bool, creations: usize) -> Vec<String> {
+    let rules = vec![sample::rule_that_kills(
+        "file where event.action == \"creation\"",
+    )];
+    let mut set = if on_trial {
+        set_of(Vec::new(), rules.clone())
+    } else {
+        set_of(rules.clone(), Vec::new())
+    };
+    let (tuning, problems) = Tuning::exceptions_of(&Source {
+        path: Path::new("exceptions.toml").into(),
+        text: exception.to_owned(),
+    });
+    assert!(exception.is_empty() || problems.is_empty(), "{problems:?}");
+    set.gate = Gate::new(&tuning, &rules, &mut set.table, 0).0;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("alerts.jsonl");
+    let options = output::Options {
+        format: Format::Json,
+        queue_max: 16,
+        rotation: output::file::Rotation { bytes: 0, keep: 0 },
+        suppress: Some(Duration::from_secs(3600)),
+        // What is done about a rule's alerts is told wherever they are.
+        severity_min: output::Thresholds::NONE,
+    };
+    let outputs = Outputs::open(&[Output::File(path.clone())], &options).unwrap();
+    let doors = outputs.doors();
+    let tell = Box::new(move |deed: &Arc<Deed>| doors.tell(deed));
+    let host = Arc::new(Host::default());
+    let mut responder = Responder::new(Guard::new(&host, &[]), host, tell);
+    responder.set(crate::config::Response {
+        enabled: true,
+        ..Default::default()
+    });
+    let mut bench = Bench::new(&[]);
+    let (_, desk) = Desk::new();
+    bench.matching = Matching::new(set, outputs, desk, Arc::default());
+    bench.matching.respond_by(responder);
+    for _ in 0..creations {
+        bench.creation();
+        bench.settle(&Status::default());
+    }
+    let Bench { matching, .. } = bench;
+    let report = matching.responder.as_ref().unwrap().report();
+    matching.responder.unwrap().end();
+    assert_eq!(report.mode, Mode::DryRun);
+    matching.outputs.close(Duration::from_secs(60));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = text.lines().map(|line| {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        let repeats = &line["eql_sensor"]["alert"]["repeats"]["count"];
+        match line["event"]["kind"].as_str().unwrap() {
+            "alert" if repeats.is_null() => "alert".to_owned(),
+            "alert" => format!("alert of {repeats} repeats"),
+            // Somebody else has its pid, or nobody: the process of these events never was.
+            _ => line["event"]["outcome"]
+                .as_str()
+                .unwrap()
+                .replace("unknown", "failure"),
+        }
+    });
+    lines.collect()
+}
+
+#[test]
+fn what_a_rule_asks_is_done_for_alerts_that_are_told_and_no_others() {
+    assert_eq!(told_of("", false, 1), ["alert", "failure"]);
+    assert_eq!(
+        told_of("", false, 3),
+        ["alert", "failure", "alert of 2 repeats"]
+    );
+    let exception = "[[exception]]\nrule_id = \"r-1\"\nquery = 'file where true'\nreason = \"r\"\nowner = \"o\"\nexpires = \"never\"\n";
+    assert_eq!(told_of(exception, false, 3), [""; 0]);
+    assert_eq!(told_of("", true, 3), [""; 0]);
 }

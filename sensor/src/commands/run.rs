@@ -24,6 +24,7 @@ use crate::output::Outputs;
 use crate::output::handed::{Earlier, Handed};
 use crate::pipeline::{self, Pipeline, Recalled, Sight, Start};
 use crate::reload::{self, Kept, Refused, Reloader, Roster, Set};
+use crate::response::{Deed, Guard, Responder};
 use crate::rule::{self, Verdict};
 use crate::state::{Saved, Store};
 use crate::trial;
@@ -100,7 +101,13 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
             Arc::clone(&roster),
         ));
         let (pulse, progress) = (pipeline.pulse(), outputs.progress());
+        let (doors, response) = (outputs.doors(), config.response);
+        let guard = Guard::new(&host, &config.kernel.scope);
+        let tell = Box::new(move |deed: &Arc<Deed>| doors.tell(deed));
+        let mut responder = Responder::new(guard, Arc::clone(&host), tell);
+        responder.set(response);
         let mut matching = Matching::new(set, outputs, desk, Arc::clone(&pulse));
+        matching.respond_by(responder);
         matching.baselines = baselines;
         if let (Some(store), Some(directory)) = (store, &directory) {
             let covered = pipeline.covered();

@@ -56,6 +56,7 @@ fn escape(text: &str, out: &mut String) {
 pub fn text(state: &State) -> String {
     let mut out = String::new();
     whole(state, &mut out);
+    response(state, &mut out);
     kernel(state, &mut out);
     rules(state, &mut out);
     on_trial(state, &mut out);
@@ -129,6 +130,21 @@ fn whole(state: &State, out: &mut String) {
         for (what, value) in [("written", count.written), ("dropped", count.dropped)] {
             outputs.sample(&[("output", &output), ("outcome", what)], value);
         }
+    }
+}
+
+fn response(state: &State, out: &mut String) {
+    let Some(response) = &state.response else {
+        return;
+    };
+    let mut family = Family::new(
+        out,
+        "responses_total",
+        "counter",
+        "Processes that rules asked to be killed, by what came of it.",
+    );
+    for (word, count) in response.counted() {
+        family.sample(&[("outcome", word)], count);
     }
 }
 

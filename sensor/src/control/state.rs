@@ -16,6 +16,7 @@ use crate::kernel::{Counters, HookReport, HookState};
 use crate::output::Count;
 use crate::pipeline::Sight;
 use crate::reload::{Listed, Roster};
+use crate::response;
 use crate::rule;
 use crate::trial::Trials;
 
@@ -38,6 +39,8 @@ pub struct State {
     /// Matches that overrides and exceptions hid.
     pub hidden: u64,
     pub outputs: Vec<(Output, Count)>,
+    /// What was done about alerts.
+    pub response: Option<response::Report>,
     /// Records received so far, and in the last second.
     pub received: u64,
     pub per_second: u64,
@@ -182,6 +185,17 @@ impl State {
                 rules.insert(which.name().to_owned(), count(which).into());
             }
         }
+        if let Some(response) = &self.response
+            && let Some(document) = document.as_object_mut()
+        {
+            let mut shown = json!({ "mode": response.mode.word() });
+            for (word, count) in response.counted() {
+                if let Some(shown) = shown.as_object_mut() {
+                    shown.insert(word.to_owned(), count.into());
+                }
+            }
+            document.insert("response".to_owned(), shown);
+        }
         if let Some(stale) = &self.roster.settings_stale
             && let Some(document) = document.as_object_mut()
         {
@@ -222,6 +236,7 @@ impl State {
             "on_trial": listed.on_trial,
             "path": shown(&rule.path),
             "query": rule.query_text,
+            "actions": rule.actions.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "generation": self.generation,
             "alerts": self.alerts.get(number).copied().unwrap_or_default(),
             "matches": counters.matches,

@@ -59,6 +59,12 @@ impl Cgroups {
         }
     }
 
+    /// Where the hierarchy is mounted.
+    #[must_use]
+    pub fn mount(&self) -> Option<&Path> {
+        self.mount.as_deref()
+    }
+
     /// One control group and no others.
     #[cfg(test)]
     pub(crate) fn knowing(id: u64, path: &str) -> Cgroups {

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 pub const TICK_NS: u64 = 10_000_000;
 /// Longest argument or environment area read, in bytes.
 pub const CMDLINE_LEN_MAX: u64 = 128 * 1024;
+/// `PF_KTHREAD` among a task's flags.
+const KERNEL_THREAD: i64 = 0x0020_0000;
 const STAT_LEN_MAX: u64 = 4096;
 const CGROUP_LEN_MAX: u64 = 64 * 1024;
 const STATUS_LEN_MAX: u64 = 64 * 1024;
@@ -50,6 +52,7 @@ pub struct Stat {
     pub tty: u32,
     /// Start of the thread group leader in ticks of [`TICK_NS`] on the boot clock.
     pub start_ticks: u64,
+    pub is_kernel_thread: bool,
 }
 
 /// From `/proc/PID/status`: real, effective, saved and file system ids, capabilities, and the pid in the innermost namespace.
@@ -178,6 +181,7 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
         sid: id(3)?,
         tty: decode_device(id(4)?),
         start_ticks: u64::try_from(number(19)?).ok()?,
+        is_kernel_thread: number(6)? & KERNEL_THREAD != 0,
     })
 }
 

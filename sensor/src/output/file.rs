@@ -1,6 +1,6 @@
-//! Alerts appended to a file as JSON lines.
+//! Alerts, and what was done about them, appended to a file as JSON lines.
 //!
-//! In: alerts. Out: one line each, in one write, so that lines of several writers never mix. It never truncates what was
+//! In: alerts and deeds. Out: one line each, in one write, so that lines of several writers never mix. It never truncates what was
 //! written, leaves no half line behind on a full disk, and never follows a link somebody planted in place of the file.
 
 use std::fs::OpenOptions;
@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::{Sink, json};
+use super::{Sink, deed, json};
 use crate::alert::Alert;
+use crate::response::Deed;
 
 /// Readable by the group the file belongs to; the process's umask takes away more.
 const MODE: u32 = 0o640;
@@ -135,6 +136,34 @@ impl File {
         name.into()
     }
 
+    /// Appends the line at hand.
+    fn append(&mut self) -> io::Result<()> {
+        self.line.push(b'\n');
+        if self.is_gone() {
+            self.open_anew()?;
+        }
+        let length = self.line.len() as u64;
+        let max = self.rotation.bytes;
+        if self.is_plain && max > 0 && self.bytes > 0 && self.bytes + length > max {
+            self.rotate()?;
+        }
+        self.look_for_room()?;
+        if let Err(error) = self.file.write_all(&self.line) {
+            // Half a line would spoil the next one, too.
+            if self.is_plain {
+                let _ = self.file.set_len(self.bytes);
+            }
+            self.looked = None;
+            return Err(error);
+        }
+        self.bytes += length;
+        let since = *self.unsettled_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= SYNC_EVERY {
+            self.settle()?;
+        }
+        Ok(())
+    }
+
     /// Refuses to write when what is left on the disk is for others.
     fn look_for_room(&mut self) -> io::Result<()> {
         if !self.is_plain
@@ -196,42 +225,28 @@ fn cut_half_line(path: &Path, file: &std::fs::File, length: u64) -> io::Result<u
 pub fn last_sequence(path: &Path) -> Option<u64> {
     let length = std::fs::metadata(path).ok()?.len();
     let tail = tail(path, length).ok()?;
-    let line = tail
-        .strip_suffix(b"\n")?
-        .rsplit(|byte| *byte == b'\n')
-        .next()?;
-    let document: serde_json::Value = serde_json::from_slice(line).ok()?;
-    document.pointer("/event/sequence")?.as_u64()
+    let lines = tail.strip_suffix(b"\n")?.rsplit(|byte| *byte == b'\n');
+    for line in lines {
+        let document: serde_json::Value = serde_json::from_slice(line).ok()?;
+        // Between alerts stands what was done about them.
+        if document.pointer("/event/kind")?.as_str() == Some("alert") {
+            return document.pointer("/event/sequence")?.as_u64();
+        }
+    }
+    None
 }
 
 impl Sink for File {
     fn write(&mut self, alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
         self.line.clear();
         json::write_alert(alert, &mut self.line);
-        self.line.push(b'\n');
-        if self.is_gone() {
-            self.open_anew()?;
-        }
-        let length = self.line.len() as u64;
-        let max = self.rotation.bytes;
-        if self.is_plain && max > 0 && self.bytes > 0 && self.bytes + length > max {
-            self.rotate()?;
-        }
-        self.look_for_room()?;
-        if let Err(error) = self.file.write_all(&self.line) {
-            // Half a line would spoil the next one, too.
-            if self.is_plain {
-                let _ = self.file.set_len(self.bytes);
-            }
-            self.looked = None;
-            return Err(error);
-        }
-        self.bytes += length;
-        let since = *self.unsettled_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= SYNC_EVERY {
-            self.settle()?;
-        }
-        Ok(())
+        self.append()
+    }
+
+    fn tell(&mut self, deed: &Deed, _give_up: &AtomicBool) -> io::Result<()> {
+        self.line.clear();
+        deed::write_document(deed, &mut self.line);
+        self.append()
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -300,6 +315,24 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), whole);
         file.write(&alert(), &NOT_ENDING).unwrap();
         assert_eq!(lines(&path), 2);
+    }
+
+    #[test]
+    fn the_last_alert_is_found_behind_what_was_done_about_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let mut file = File::open(&path, NEVER).unwrap();
+        let deed = deed::tests::deed();
+        file.tell(&deed, &NOT_ENDING).unwrap();
+        assert_eq!(last_sequence(&path), None);
+        let mut last = alert();
+        last.sequence = 41;
+        file.write(&last, &NOT_ENDING).unwrap();
+        for _ in 0..2 {
+            file.tell(&deed, &NOT_ENDING).unwrap();
+        }
+        assert_eq!(last_sequence(&path), Some(41));
+        assert_eq!(lines(&path), 4, "each a document of its own");
     }
 
     #[test]

@@ -20,8 +20,9 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sha2::{Digest as _, Sha256};
 
-use super::{Sink, json};
+use super::{Sink, deed, json};
 use crate::alert::Alert;
+use crate::response::Deed;
 use crate::rule::Severity;
 
 /// Where journald listens.
@@ -135,6 +136,19 @@ impl Journald {
         Ok(())
     }
 
+    /// Hands over the entry, and keeps it in case the journal is killed.
+    fn deliver_and_keep(&mut self, give_up: &AtomicBool) -> io::Result<()> {
+        self.deliver(give_up)?;
+        if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        if self.entry.len() <= RECENT_BYTES_MAX {
+            self.recent
+                .push_back((SystemTime::now(), self.entry.clone()));
+        }
+        Ok(())
+    }
+
     /// Hands over the entry, however long the journal is away.
     fn deliver(&mut self, give_up: &AtomicBool) -> io::Result<()> {
         let mut pause = PAUSE_FIRST;
@@ -167,15 +181,14 @@ impl Sink for Journald {
         self.make_good(give_up)?;
         self.entry.clear();
         write_entry(alert, &mut self.entry);
-        self.deliver(give_up)?;
-        if self.recent.len() == RECENT_MAX {
-            self.recent.pop_front();
-        }
-        if self.entry.len() <= RECENT_BYTES_MAX {
-            self.recent
-                .push_back((SystemTime::now(), self.entry.clone()));
-        }
-        Ok(())
+        self.deliver_and_keep(give_up)
+    }
+
+    fn tell(&mut self, deed: &Deed, give_up: &AtomicBool) -> io::Result<()> {
+        self.make_good(give_up)?;
+        self.entry.clear();
+        deed::write_entry(deed, &mut self.entry);
+        self.deliver_and_keep(give_up)
     }
 }
 
@@ -279,7 +292,7 @@ pub fn write_entry(alert: &Alert, out: &mut Vec<u8>) {
     field_bytes(out, "SENSOR_ECS", &document);
 }
 
-fn maybe(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+pub(super) fn maybe(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
     if let Some(value) = value {
         field(out, name, value);
     }
@@ -291,7 +304,7 @@ pub(super) fn field(out: &mut Vec<u8>, name: &str, value: &str) {
 
 /// `NAME=value` and a line end; a value that holds line ends goes with its length before it, so that it can not make up
 /// fields of its own.
-fn field_bytes(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+pub(super) fn field_bytes(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.extend_from_slice(name.as_bytes());
     if value.contains(&b'\n') {
         out.push(b'\n');

@@ -339,7 +339,7 @@ impl<'a> Json<'a> {
         self.first = false;
     }
 
-    fn key(&mut self, key: &str) {
+    pub(super) fn key(&mut self, key: &str) {
         self.item();
         write_string(key, self.out);
         self.out.push(b':');
@@ -411,7 +411,7 @@ impl<'a> Json<'a> {
         self.close_array();
     }
 
-    fn date(&mut self, ns: i64) {
+    pub(super) fn date(&mut self, ns: i64) {
         self.out.push(b'"');
         write_date(ns, self.out);
         self.out.push(b'"');

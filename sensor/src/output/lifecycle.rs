@@ -22,6 +22,8 @@ pub const GAP: &str = "sensor::gap";
 pub const OUTPUT_FAILS: &str = "sensor::output_fails";
 pub const OUTPUT_WORKS: &str = "sensor::output_works";
 pub const DROPPED: &str = "sensor::dropped";
+/// Of what was done about an alert: an entry of its own, not a log message.
+pub const RESPONSE: &str = "sensor::response";
 
 /// Every one of them.
 pub const MOMENTS: &[Moment] = &[
@@ -67,6 +69,15 @@ pub const MOMENTS: &[Moment] = &[
         subject: "An output has dropped alerts",
         explanation: "More alerts came than this output takes, or it failed for longer than the queue lasts (output.queue_alerts_max).\n\
                       Alerts are numbered: what one output lacks can be found in another.",
+    },
+    Moment {
+        target: RESPONSE,
+        message_id: "a0f3a24b0e5d4a6f9a3b6f0c1d6f7a07",
+        subject: "A rule asked for a process to be killed",
+        explanation: "The message says what came of it. SENSOR_RESPONSE is killed, dry_run (it would have been killed), ended (it had ended\n\
+                      before), refused (it must not be killed), failed or limited (so many were killed within a minute already).\n\
+                      The alert it is about: journalctl SENSOR_ALERT_SEQ=@SENSOR_ALERT_SEQ@ SENSOR_RULE_ID=@SENSOR_RULE_ID@\n\
+                      Processes are killed only while the settings say so: table [response]; eql-sensor config cat",
     },
 ];
 

@@ -1,9 +1,10 @@
 //! Alerts to the outside.
 //!
-//! In: alerts. Out: JSON lines, a tree for people, journal entries, a file. Only here is JSON known. An output never blocks
-//! the engine: each has its own thread behind a bounded queue, and what does not fit is counted.
+//! In: alerts, and what was done about them. Out: JSON lines, a tree for people, journal entries, a file. Only here is JSON known. An
+//! output never blocks the engine: each has its own thread behind a bounded queue, and what does not fit is counted.
 
 pub mod catalog;
+pub mod deed;
 pub mod explanation;
 pub mod file;
 pub mod handed;
@@ -18,15 +19,14 @@ pub mod syslog;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{
-    Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel,
-};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::alert::Alert;
 use crate::cli::{Format, Output};
+use crate::response::Deed;
 use crate::rule::Severity;
 
 use file::Rotation;
@@ -96,6 +96,12 @@ pub trait Sink: Send {
     /// The alert was not written.
     fn write(&mut self, alert: &Alert, give_up: &AtomicBool) -> io::Result<()>;
 
+    /// Writes what was done about one.
+    ///
+    /// # Errors
+    /// As [`Sink::write`].
+    fn tell(&mut self, deed: &Deed, give_up: &AtomicBool) -> io::Result<()>;
+
     /// Called when nothing is waiting: makes sure of what was written.
     ///
     /// # Errors
@@ -105,7 +111,13 @@ pub trait Sink: Send {
     }
 }
 
-/// What became of an output's alerts.
+/// What waits for an output.
+enum Entry {
+    Alert(Arc<Alert>),
+    Deed(Arc<Deed>),
+}
+
+/// What became of an output's alerts, and of what was done about them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub written: u64,
@@ -154,7 +166,7 @@ impl Shared {
 struct Lane {
     output: Output,
     severity_min: Severity,
-    queue: Option<SyncSender<Arc<Alert>>>,
+    queue: Option<SyncSender<Entry>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
 }
@@ -244,7 +256,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The way into one output's queue.
 struct Door {
-    queue: SyncSender<Arc<Alert>>,
+    queue: SyncSender<Entry>,
     severity_min: Severity,
     shared: Arc<Shared>,
 }
@@ -258,9 +270,25 @@ impl Door {
             self.shared.below.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        self.put(Entry::Alert(Arc::clone(alert)));
+    }
+
+    fn put(&self, entry: Entry) {
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
-        if self.queue.try_send(Arc::clone(alert)).is_err() {
+        if self.queue.try_send(entry).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The way into every output for what is told besides alerts. Outputs do not end before it is dropped.
+pub struct Doors(Vec<Door>);
+
+impl Doors {
+    /// Hands it to every output, however severe the rule is. Never waits.
+    pub fn tell(&self, deed: &Arc<Deed>) {
+        for door in &self.0 {
+            door.put(Entry::Deed(Arc::clone(deed)));
         }
     }
 }
@@ -366,14 +394,21 @@ impl Outputs {
         UnderWay(self.lanes.iter().map(of).collect())
     }
 
-    /// Hands an alert to every output. Never waits.
-    pub fn send(&self, alert: &Arc<Alert>) {
+    /// The way in for what is told besides alerts.
+    #[must_use]
+    pub fn doors(&self) -> Doors {
+        Doors(self.lanes.iter().filter_map(Lane::door).collect())
+    }
+
+    /// Hands an alert to every output. Never waits. False for one that repeats another and is held back.
+    pub fn send(&self, alert: &Arc<Alert>) -> bool {
         if self.held.as_ref().is_some_and(|held| !held.passes(alert)) {
-            return;
+            return false;
         }
         for lane in &self.lanes {
             lane.send(alert);
         }
+        true
     }
 
     /// Hands an alert to every output and waits where one has no room.
@@ -425,13 +460,13 @@ impl Outputs {
 
 impl Lane {
     fn start(output: Output, sink: Box<dyn Sink>, queue_max: usize) -> io::Result<Lane> {
-        let (queue, alerts) = sync_channel(queue_max);
+        let (queue, entries) = sync_channel(queue_max);
         let shared = Arc::new(Shared::default());
         let thread = std::thread::Builder::new()
             .name(format!("output {output}").chars().take(15).collect())
             .spawn({
                 let (shared, output) = (Arc::clone(&shared), output.clone());
-                move || serve(&output, sink, &alerts, &shared)
+                move || serve(&output, sink, &entries, &shared)
             })?;
         Ok(Lane {
             output,
@@ -465,10 +500,10 @@ impl Lane {
         }
         self.shared.sent.fetch_add(1, Ordering::Relaxed);
         let sent = match &self.queue {
-            Some(queue) => queue.try_send(Arc::clone(alert)),
-            None => Err(TrySendError::Disconnected(Arc::clone(alert))),
+            Some(queue) => queue.try_send(Entry::Alert(Arc::clone(alert))).is_ok(),
+            None => false,
         };
-        if sent.is_err() {
+        if !sent {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -478,7 +513,7 @@ impl Lane {
             return;
         }
         let queue = self.queue.as_ref();
-        if queue.is_none_or(|queue| queue.send(Arc::clone(alert)).is_err()) {
+        if queue.is_none_or(|queue| queue.send(Entry::Alert(Arc::clone(alert))).is_err()) {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -515,17 +550,17 @@ impl Lane {
 }
 
 /// Body of an output's thread: ends when the queue is closed and empty.
-fn serve(output: &Output, mut sink: Box<dyn Sink>, alerts: &Receiver<Arc<Alert>>, shared: &Shared) {
+fn serve(output: &Output, mut sink: Box<dyn Sink>, entries: &Receiver<Entry>, shared: &Shared) {
     let mut missed = 0_u64;
     loop {
-        let alert = match alerts.try_recv() {
-            Ok(alert) => alert,
+        let entry = match entries.try_recv() {
+            Ok(entry) => entry,
             Err(TryRecvError::Empty) => {
                 if let Err(error) = sink.settle() {
                     tracing::error!("output `{output}` may lose what was written: {error}");
                 }
-                match alerts.recv() {
-                    Ok(alert) => alert,
+                match entries.recv() {
+                    Ok(entry) => entry,
                     Err(_) => break,
                 }
             }
@@ -535,15 +570,8 @@ fn serve(output: &Output, mut sink: Box<dyn Sink>, alerts: &Receiver<Arc<Alert>>
             shared.dropped.fetch_add(1, Ordering::Relaxed);
             continue;
         }
-        let mark = shared.mark.get();
-        if let Some(mark) = mark {
-            mark.begin(alert.sequence);
-        }
-        match sink.write(&alert, &shared.give_up) {
+        match pass(entry, &mut *sink, shared) {
             Ok(()) => {
-                if let Some(mark) = mark {
-                    mark.done(alert.sequence);
-                }
                 if missed > 0 {
                     tracing::warn!(
                         target: lifecycle::OUTPUT_WORKS,
@@ -572,6 +600,23 @@ fn serve(output: &Output, mut sink: Box<dyn Sink>, alerts: &Receiver<Arc<Alert>>
     }
 }
 
+/// One entry to the sink; of an alert it is noted how far that is.
+fn pass(entry: Entry, sink: &mut dyn Sink, shared: &Shared) -> io::Result<()> {
+    let alert = match entry {
+        Entry::Alert(alert) => alert,
+        Entry::Deed(deed) => return sink.tell(&deed, &shared.give_up),
+    };
+    let mark = shared.mark.get();
+    if let Some(mark) = mark {
+        mark.begin(alert.sequence);
+    }
+    sink.write(&alert, &shared.give_up)?;
+    if let Some(mark) = mark {
+        mark.done(alert.sequence);
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
@@ -589,6 +634,10 @@ mod tests {
     impl Sink for Slow {
         fn write(&mut self, _alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
             self.started.send(()).unwrap();
+            self.go_on.lock().unwrap().recv().map_err(io::Error::other)
+        }
+
+        fn tell(&mut self, _deed: &Deed, _give_up: &AtomicBool) -> io::Result<()> {
             self.go_on.lock().unwrap().recv().map_err(io::Error::other)
         }
     }

@@ -7,10 +7,11 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::atomic::AtomicBool;
 
-use super::{Sink, json};
+use super::{Sink, deed, json};
 use crate::alert::{Alert, plain};
 use crate::cli::Format;
 use crate::event::OwnedValue;
+use crate::response::Deed;
 use crate::rule::Severity;
 
 /// Standard output, its form chosen once.
@@ -53,11 +54,26 @@ impl Stdout {
 
 impl Sink for Stdout {
     fn write(&mut self, alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
-        let text = self.render(alert);
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(text)?;
-        stdout.flush()
+        print(self.render(alert))
     }
+
+    fn tell(&mut self, deed: &Deed, _give_up: &AtomicBool) -> io::Result<()> {
+        self.text.clear();
+        if self.tree {
+            let line = deed_line(deed, self.colour);
+            self.text.extend_from_slice(line.as_bytes());
+        } else {
+            deed::write_document(deed, &mut self.text);
+            self.text.push(b'\n');
+        }
+        print(&self.text)
+    }
+}
+
+fn print(text: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text)?;
+    stdout.flush()
 }
 
 const BOLD: &str = "\x1b[1m";
@@ -131,6 +147,17 @@ pub fn tree(alert: &Alert, colour: bool) -> String {
         techniques(alert)
     );
     out
+}
+
+/// What was done, on one line with an empty one behind it.
+fn deed_line(deed: &Deed, colour: bool) -> String {
+    let paint = |code: &'static str| if colour { code } else { "" };
+    let (bold, dim, reset) = (paint(BOLD), paint(DIM), paint(RESET));
+    format!(
+        "{bold}RESPONSE{reset} {} {dim}{}{reset}\n\n",
+        deed.message,
+        time(deed.wall_ns)
+    )
 }
 
 /// `rev (267) ← bash (201) ← sshd (88)`.

@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use super::journald::{IDENTIFIER, connect};
-use super::{Sink, json};
+use super::{Sink, deed, json};
 use crate::alert::Alert;
+use crate::response::Deed;
 use crate::rule::Severity;
 
 /// Security messages that not everybody may read.
-const AUTHPRIV: u8 = 10;
+pub(super) const AUTHPRIV: u8 = 10;
 /// Name of our structured data: 32473 is the number set aside for those who registered none.
 const DATA_ID: &str = "alert@32473";
 
@@ -44,14 +45,21 @@ impl Syslog {
         self.socket = Some(socket);
         Ok(())
     }
+
+    fn hand_over(&mut self, message: &str) -> io::Result<()> {
+        // A daemon that was restarted has another socket behind the same name.
+        self.send(message.as_bytes())
+            .or_else(|_| self.send(message.as_bytes()))
+    }
 }
 
 impl Sink for Syslog {
     fn write(&mut self, alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
-        let text = message(alert);
-        // A daemon that was restarted has another socket behind the same name.
-        self.send(text.as_bytes())
-            .or_else(|_| self.send(text.as_bytes()))
+        self.hand_over(&message(alert))
+    }
+
+    fn tell(&mut self, deed: &Deed, _give_up: &AtomicBool) -> io::Result<()> {
+        self.hand_over(&deed::syslog_message(deed))
     }
 }
 
@@ -59,17 +67,11 @@ impl Sink for Syslog {
 #[must_use]
 pub fn message(alert: &Alert) -> String {
     let rule = &alert.rule;
-    let mut time = Vec::new();
-    // Microseconds are the finest the format allows.
-    json::write_date(
-        alert.wall_ns - alert.wall_ns.rem_euclid(1_000_000),
-        &mut time,
-    );
     let subject = &alert.subject;
     let mut text = format!(
         "<{}>1 {} {} {IDENTIFIER} {} {} [{DATA_ID}",
         AUTHPRIV * 8 + level(rule.severity),
-        String::from_utf8_lossy(&time),
+        timestamp(alert.wall_ns),
         header(subject.host_name.as_deref(), 255),
         std::process::id(),
         header(Some(&rule.id), 32),
@@ -104,8 +106,15 @@ pub fn message(alert: &Alert) -> String {
     text
 }
 
+/// Milliseconds will do; microseconds are the finest the format allows.
+pub(super) fn timestamp(wall_ns: i64) -> String {
+    let mut time = Vec::new();
+    json::write_date(wall_ns - wall_ns.rem_euclid(1_000_000), &mut time);
+    String::from_utf8_lossy(&time).into_owned()
+}
+
 /// Printable ASCII without spaces, or `-`.
-fn header(value: Option<&str>, length_max: usize) -> String {
+pub(super) fn header(value: Option<&str>, length_max: usize) -> String {
     let text: String = value
         .unwrap_or_default()
         .chars()
@@ -120,7 +129,7 @@ fn header(value: Option<&str>, length_max: usize) -> String {
 }
 
 /// A value in quotes, as the format escapes it.
-fn parameter(value: &str) -> String {
+pub(super) fn parameter(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for c in value.chars() {
         match c {
