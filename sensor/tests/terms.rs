@@ -19,7 +19,7 @@ use std::time::Duration;
 use rng::Rng;
 use sensor::alert;
 use sensor::document::Source;
-use sensor::engine::{Builder, Engine, Limits, RuleCounters};
+use sensor::engine::{Builder, Engine, Limits, RuleCounters, Snapshot};
 use sensor::event::{Evidence, FieldTable};
 use sensor::json_lines::{FlatEvent, Options, Reader};
 use sensor::output::json;
@@ -66,9 +66,17 @@ fn threshold(fields: &[&str], value: u64, window: &str, rest: &str) -> Arc<Rule>
     )
 }
 
+fn engine(rule: &Rule, limits: &Limits) -> (Engine<Arc<FlatEvent>>, FieldTable) {
+    let mut table = FieldTable::sensor();
+    let mut builder = Builder::new(limits.clone());
+    builder.add(0, &rule.query).unwrap();
+    (builder.build(&mut table).unwrap(), table)
+}
+
 /// A rule over a stream.
 struct Run {
     rule: Arc<Rule>,
+    limits: Limits,
     engine: Engine<Arc<FlatEvent>>,
     reader: Reader,
     alerts: alert::Builder,
@@ -77,15 +85,13 @@ struct Run {
 
 impl Run {
     fn new(rule: &Arc<Rule>, limits: Limits) -> Run {
-        let mut table = FieldTable::sensor();
-        let mut builder = Builder::new(limits);
-        builder.add(0, &rule.query).unwrap();
-        let engine: Engine<Arc<FlatEvent>> = builder.build(&mut table).unwrap();
+        let (engine, mut table) = engine(rule, &limits);
         let alerts = alert::Builder::new(&mut table);
         let mut wanted = engine.needed_fields().to_vec();
         wanted.extend(alerts.wanted());
         Run {
             rule: Arc::clone(rule),
+            limits,
             reader: Reader::new(&table, &wanted, &Options::default()),
             engine,
             alerts,
@@ -119,6 +125,15 @@ impl Run {
             messages.push(alert.message);
         }
         messages
+    }
+
+    /// Goes on in another engine, with what this one saved.
+    fn restart(&mut self) {
+        let snapshot = self.engine.save(|_| ());
+        let text = serde_json::to_string(&snapshot).unwrap();
+        let snapshot: Snapshot<()> = serde_json::from_str(&text).unwrap();
+        (self.engine, _) = engine(&self.rule, &self.limits);
+        self.engine.restore(snapshot, |()| None);
     }
 
     fn counters(&self) -> RuleCounters {
@@ -426,6 +441,46 @@ fn keys_counted_by_are_bounded_and_leave_with_time() {
     assert_eq!((run.counters().terms, run.counters().forgotten), (1, 4));
 }
 
+#[test]
+fn what_was_counted_outlives_a_restart() {
+    let rest = "[[rule.threshold.cardinality]]\nfield = \"process.args\"\nvalue = 3\n";
+    let rule = threshold(&["user.name"], 4, "1m", rest);
+    let mut run = Run::new(&rule, Limits::default());
+    let event = |second: i64, arg: &str, run: &mut Run| {
+        let fields = json!({ "user.name": "a", "process.args": ["x", arg] });
+        run.event(second, &fields).len()
+    };
+    assert_eq!(event(0, "1", &mut run), 0);
+    assert_eq!(event(1, "1", &mut run), 0);
+    run.restart();
+    assert_eq!(run.counters().terms, 1);
+    assert_eq!(event(2, "1", &mut run), 0, "three events, two values");
+    run.restart();
+    assert_eq!(event(3, "2", &mut run), 1);
+    let state = run.documents[0]["eql_sensor"]["alert"].take();
+    assert_eq!(state["threshold_result"]["count"], 4, "{state}");
+    // It is not told again within the window, and counts anew after it.
+    run.restart();
+    for second in 4..10 {
+        assert_eq!(event(second, "3", &mut run), 0);
+    }
+    assert_eq!(event(63, "3", &mut run), 0, "up to the end of the window");
+    for (second, arg, told) in [(64, "1", 0), (65, "2", 0), (66, "3", 0), (67, "3", 1)] {
+        run.restart();
+        assert_eq!(event(second, arg, &mut run), told, "at {second}");
+    }
+    // The bound of the engine that goes on holds: the keys used last stay.
+    let mut run = Run::new(&threshold(&["process.pid"], 2, "1m", ""), Limits::default());
+    for pid in 0..20 {
+        assert!(run.event(0, &json!({ "process.pid": pid })).is_empty());
+    }
+    run.limits.terms = 5;
+    run.restart();
+    assert_eq!(run.counters().terms, 5);
+    assert_eq!(run.event(1, &json!({ "process.pid": 19 })).len(), 1);
+    assert_eq!(run.event(1, &json!({ "process.pid": 3 })).len(), 0);
+}
+
 /// What a threshold rule must tell, from all it has seen.
 #[derive(Default)]
 struct Naive {
@@ -468,6 +523,9 @@ fn random_streams_agree_with_a_naive_model() {
             second += [0, 1, 3, 9, 30][rng.below(5)];
             let user = ["a", "b", "c"][rng.below(3)];
             let event = json!({ "user.name": user });
+            if rng.below(10) == 0 {
+                counted.restart();
+            }
             let expected = naive.event(user, second, value, 20);
             let found = counted.event(second, &event);
             assert_eq!(

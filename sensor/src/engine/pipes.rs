@@ -105,19 +105,22 @@ impl<E: Fields + Clone> PipeState<E> {
         Self { stages }
     }
 
-    /// What outlives the process: how far `head` has come and what `unique` has seen.
+    /// What outlives the process: how far `head` has come, what `unique` has seen and what was counted.
     pub(super) fn save(&self) -> Vec<SavedPipe> {
         let save = |stage: &Stage<E>| match stage {
             Stage::Head(passed) => SavedPipe::Head(*passed),
             Stage::Unique(seen) => SavedPipe::Unique(seen.order.iter().cloned().collect()),
+            Stage::Threshold(counts) => SavedPipe::Counts(counts.save()),
             // What `new_terms` rules have seen is saved apart: it outlives more than the rest.
-            Stage::NewTerms(_) | Stage::Threshold(_) => SavedPipe::Nothing,
+            Stage::NewTerms(_) => SavedPipe::Nothing,
             Stage::Tail(_) | Stage::Filter | Stage::Held(_) => SavedPipe::Nothing,
         };
         self.stages.iter().map(save).collect()
     }
 
-    pub(super) fn restore(&mut self, saved: Vec<SavedPipe>) {
+    /// Takes over what was saved. Returns how many keys are counted by then; `None` when the rule does not count.
+    pub(super) fn restore(&mut self, saved: Vec<SavedPipe>, terms_max: usize) -> Option<u64> {
+        let mut counted = None;
         for (stage, saved) in self.stages.iter_mut().zip(saved) {
             match (stage, saved) {
                 (Stage::Head(passed), SavedPipe::Head(n)) => *passed = n,
@@ -125,9 +128,13 @@ impl<E: Fields + Clone> PipeState<E> {
                     seen.keys.extend(keys.iter().cloned());
                     seen.order.extend(keys);
                 }
+                (Stage::Threshold(counts), SavedPipe::Counts(saved)) => {
+                    counted = Some(counts.restore(saved, terms_max));
+                }
                 _ => {}
             }
         }
+        counted
     }
 
     /// What the rule has seen, when it asks for what is new.

@@ -179,7 +179,20 @@ struct SavedGroup<T> {
 pub(super) enum SavedPipe {
     Head(u64),
     Unique(Vec<Box<str>>),
+    Counts(Vec<SavedCount>),
     Nothing,
+}
+
+/// What a rule that counts knows of one key, the one used longest ago first among others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct SavedCount {
+    /// Of the key's values.
+    pub(super) hash: u128,
+    /// As a rule that counts has them: of the newest events, and per counted field of the newest values, with their hashes.
+    pub(super) times: Vec<i64>,
+    pub(super) distinct: Vec<Vec<(u128, i64)>>,
+    pub(super) last_ns: i64,
+    pub(super) told_until_ns: Option<i64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -307,7 +320,10 @@ impl<E: Fields + Clone> Engine<E> {
                 restored.left += rule.held();
                 continue;
             };
-            state.pipes.restore(rule.pipes);
+            let counted = state.pipes.restore(rule.pipes, self.limits.terms);
+            if let (Some(counted), Some(counters)) = (counted, self.counters.get_mut(plan.rule)) {
+                counters.terms = counted;
+            }
             let before = state.form.bytes(&self.limits);
             match (&plan.form, &mut state.form) {
                 (PlanForm::Sequence(plan), FormState::Sequence(state)) => {

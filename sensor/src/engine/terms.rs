@@ -17,6 +17,7 @@ use super::key::{self, KeyField, KeyList};
 use super::leaf::LeafBuilder;
 use super::pipes::PipeContext;
 use super::recent::Recent;
+use super::snapshot::SavedCount;
 use super::{Match, nanoseconds};
 
 /// Times and values one key may have on average when a rule holds as many keys as it may.
@@ -283,13 +284,53 @@ impl Counts {
             self.held += counted.held();
             passed.extend(tally.map(|tally| with(found, found_key, tally)));
         }
-        let held_max = cx.terms_max.saturating_mul(HELD_PER_KEY);
-        while self.keys.len() > 1 && (self.keys.len() > cx.terms_max || self.held > held_max) {
-            self.drop_oldest();
-            cx.counters.forgotten += 1;
-        }
+        cx.counters.forgotten += self.keep_bounds(cx.terms_max);
         cx.counters.terms = self.keys.len() as u64;
         passed
+    }
+
+    /// Lets go of keys, the longest unused first, until there is room for all. Returns how many.
+    fn keep_bounds(&mut self, terms_max: usize) -> u64 {
+        let held_max = terms_max.saturating_mul(HELD_PER_KEY);
+        let mut forgotten = 0;
+        while self.keys.len() > 1 && (self.keys.len() > terms_max || self.held > held_max) {
+            self.drop_oldest();
+            forgotten += 1;
+        }
+        forgotten
+    }
+
+    pub(super) fn save(&self) -> Vec<SavedCount> {
+        let keys = self.keys.iter();
+        keys.map(|(hash, counted)| SavedCount {
+            hash,
+            times: counted.times.iter().copied().collect(),
+            distinct: counted
+                .distinct
+                .iter()
+                .map(|values| values.iter().copied().collect())
+                .collect(),
+            last_ns: counted.last_ns,
+            told_until_ns: counted.told_until_ns,
+        })
+        .collect()
+    }
+
+    /// Takes over what was counted before. Returns how many keys are known now.
+    pub(super) fn restore(&mut self, saved: Vec<SavedCount>, terms_max: usize) -> u64 {
+        for saved in saved {
+            let counted = Counted {
+                times: saved.times.into(),
+                distinct: saved.distinct.into_iter().map(VecDeque::from).collect(),
+                last_ns: saved.last_ns,
+                told_until_ns: saved.told_until_ns,
+            };
+            let place = self.keys.touch(saved.hash, Counted::default);
+            self.held += counted.held();
+            self.held -= std::mem::replace(place, counted).held();
+        }
+        self.keep_bounds(terms_max);
+        self.keys.len() as u64
     }
 
     fn drop_oldest(&mut self) {
