@@ -359,6 +359,44 @@ fn what_is_replaced_or_closed_is_no_eviction() {
     assert_eq!((counters.evicted, counters.partials), (0, 0));
 }
 
+#[test]
+fn keys_that_come_back_evict_nothing() {
+    let limits = Limits {
+        partials: 3,
+        ..Limits::default()
+    };
+    let query = "sequence by k with maxspan=1h [any where a == 1] [any where b == 1]";
+    let mut run = Run::new(limits, &[query]);
+    for n in 0..1000 {
+        run.event(n, json!({"a": 1, "k": n % 3}));
+    }
+    run.event(1000, json!({"b": 1, "k": 1}));
+    let first: Vec<i64> = run.matches.iter().map(|m| m.events[0].id).collect();
+    assert_eq!(first, [998], "the newest with the key");
+    let counters = run.engine.counters()[0];
+    assert_eq!((counters.opened, counters.replaced), (1000, 997));
+    assert_eq!((counters.evicted, counters.partials), (0, 2));
+}
+
+#[test]
+fn what_nobody_asked_for_completes_or_expires() {
+    let query = "sequence by k with maxspan=1m [any where a == 1] [any where b == 1]";
+    let mut run = Run::new(Limits::default(), &[query]);
+    for n in 0..100 {
+        run.event(n * 1000, json!({"a": 1, "k": format!("key {n}")}));
+    }
+    // Sixty seconds, and one for what comes late.
+    assert_eq!((run.partials(0), run.evicted(0)), (62, 0));
+    assert_eq!(run.engine.counters()[0].expired, 38);
+    for key in [20, 39, 40, 99] {
+        run.event(99_000, json!({"b": 1, "k": format!("key {key}")}));
+    }
+    let first: Vec<i64> = run.matches.iter().map(|m| m.events[0].id).collect();
+    assert_eq!(first, [40, 41, 100]);
+    run.event(300_000, json!({"a": 2}));
+    assert_eq!(run.partials(0), 0);
+}
+
 /// Every kind of test and every form of query, none of which the quiet events satisfy. Only what builds a new text, as `concat`
 /// does, has to ask for memory.
 const QUERIES: &[&str] = &[

@@ -258,12 +258,17 @@ impl Compiler {
             let bits = (0u32..).zip(&steps).filter(|(_, s)| wanted(s.role));
             bits.fold(0u64, |mask, (i, _)| mask | 1 << i)
         };
+        let leading = steps.iter().any(|s| s.role == Role::Leading);
+        let opens = |s: &StepPlan| s.role == Role::Stages { first: 0, count: 1 };
+        let opener = (0u32..).zip(&steps).find(|(_, s)| opens(s));
+        let opener = opener.filter(|_| sequence.maxspan.is_some() && !leading && stages.len() > 1);
         Ok(Sequence {
+            opener: opener.map(|(at, _)| at),
             rule,
             removing: steps_that(|r| matches!(r, Role::Inner { .. } | Role::Trailing)),
             advancing: steps_that(|r| matches!(r, Role::Stages { .. })),
             noting: steps_that(|r| r == Role::Leading),
-            leading: steps.iter().any(|s| s.role == Role::Leading),
+            leading,
             trailing: steps.iter().any(|s| s.role == Role::Trailing),
             steps,
             stages,

@@ -98,11 +98,7 @@ impl<E: Fields + Clone> Engine<E> {
             .map(|state: &mut RuleState<E>| &mut state.form)
         {
             Some(FormState::Sequence(state)) => {
-                while state.store.len() > max
-                    && let Some(oldest) = state.store.oldest()
-                {
-                    sequence::evict(state, oldest);
-                }
+                while state.store.len() > max && sequence::evict_oldest(state) {}
             }
             Some(FormState::Sample(state)) => keep_sample_bound(state, max),
             _ => {}

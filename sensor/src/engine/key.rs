@@ -127,6 +127,31 @@ pub(super) fn keys_of<'e, E: Fields, S: BuildHasher>(
     0
 }
 
+/// How many key tuples an event offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offered {
+    None,
+    One,
+    /// Some key has several values.
+    Several,
+}
+
+/// How many key tuples an event offers under a list, without making them.
+#[inline]
+pub(super) fn offered<E: Fields>(plan: &KeyPlan, fields: &[FieldRef], event: &E) -> Offered {
+    let mut offered = Offered::One;
+    for key in &plan.fields {
+        let field = fields.get(key.slot.0 as usize);
+        match field.map(|f| f.values(event)).unwrap_or_default() {
+            Values::One(_) => {}
+            values if values.len() > 1 => offered = Offered::Several,
+            values if values.get(0).is_none() && !key.optional => return Offered::None,
+            _ => {}
+        }
+    }
+    offered
+}
+
 /// The same where some key has several values.
 fn products_of<'e, E: Fields, S: BuildHasher>(
     out: &mut KeyList<'e>,

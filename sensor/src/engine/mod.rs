@@ -37,6 +37,7 @@ pub use reorder::Reorder;
 pub use snapshot::{Restored, Snapshot};
 pub use terms::{Baseline, Tally};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::eql::query::Query;
@@ -49,7 +50,7 @@ use field::SlotId;
 use key::EventKeys;
 use leaf::{LeafScratch, Leaves};
 use lineage::{LineageFields, Marks, Processes};
-use partial_match::{KeyHasher, Ordinal};
+use partial_match::{KeyHasher, Node, Ordinal};
 use pipes::{PipeContext, PipeState};
 use sample::SampleState;
 use sequence::{Clocks, Sequence, State};
@@ -111,11 +112,13 @@ pub struct RuleCounters {
     pub matches: u64,
     /// Partial matches started.
     pub opened: u64,
-    /// Partial matches held now.
+    /// Partial matches held now. Those of one event that nothing has asked for yet count singly, also where they have a key
+    /// in common and only the newest of them will count.
     pub partials: u64,
     /// Partial matches whose maxspan passed.
     pub expired: u64,
-    /// Partial matches replaced by a newer one at the same key and step.
+    /// Partial matches replaced by a newer one at the same key and step. One that nothing had asked for before its maxspan
+    /// passed is counted as expired instead.
     pub replaced: u64,
     /// Partial matches closed by `until` or by a missing step that was not missing.
     pub closed: u64,
@@ -266,6 +269,7 @@ impl Builder {
             arrivals: 0,
             touched: Vec::new(),
             sweep: 0,
+            root: None,
             held: 0,
             found: Vec::new(),
         })
@@ -313,6 +317,8 @@ pub struct Engine<E> {
     waiting: Vec<usize>,
     /// The next plan whose expired partials are swept, one per event.
     sweep: usize,
+    /// The event at hand as the first of matches.
+    root: Option<Arc<Node<E>>>,
     /// Bytes that the partials of all plans are taken to cost.
     held: usize,
     found: Vec<Match<E>>,
@@ -422,6 +428,7 @@ impl<E: Fields + Clone> Engine<E> {
             }
         }
         self.touched.clear();
+        self.root = None;
         if let Some(fields) = &self.lineage {
             self.processes.leave(fields, event, earned, self.now_ns);
         }
@@ -494,6 +501,7 @@ impl<E: Fields + Clone> Engine<E> {
             marks,
             limits: &self.limits,
             counters,
+            root: &mut self.root,
         };
         match (&plan.form, &mut state.form) {
             (PlanForm::Sequence(sequence), FormState::Sequence(inner)) => {
@@ -697,17 +705,26 @@ impl<E: Fields + Clone> Engine<E> {
                 return;
             };
             let before = state.form.bytes(&self.limits);
-            match &mut state.form {
-                FormState::Event => return,
-                FormState::Sequence(inner) => {
-                    let Some(oldest) = inner.store.oldest() else {
+            let counters = self.counters.get_mut(plan.rule);
+            match (&plan.form, &mut state.form, counters) {
+                (PlanForm::Sequence(sequence), FormState::Sequence(inner), Some(counters)) => {
+                    // Some may turn out to be replaced.
+                    if !inner.store.fresh().is_empty() {
+                        sequence.settle(inner, &self.leaves.fields, &self.limits, counters);
+                        refresh(&mut self.armed, at, sequence, inner);
+                        counters.partials = inner.store.len() as u64;
+                        let after = state.form.bytes(&self.limits);
+                        self.held = self.held + after - before;
+                        continue;
+                    }
+                    if !sequence::evict_oldest(inner) {
                         return;
-                    };
-                    sequence::evict(inner, oldest);
+                    }
                 }
-                FormState::Sample(inner) => {
+                (_, FormState::Sample(inner), _) => {
                     inner.remove_longest_idle();
                 }
+                _ => return,
             }
             let after = state.form.bytes(&self.limits);
             if after == before {

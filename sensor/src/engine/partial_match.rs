@@ -2,8 +2,10 @@
 //!
 //! In: key tuples and events that open or extend a partial. Out: the partial waiting at a key and position. Partials live
 //! in a slab and hang on two intrusive lists: the ones at their key and position, newest first, and all of them by age, so
-//! that advancing, expiring and evicting each take constant time. It never holds more partials than it was told to.
+//! that advancing, expiring and evicting each take constant time. It never holds more partials than it was told to. Partials
+//! of one event may stay unplaced, in order of age, until somebody asks for a key.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -15,6 +17,10 @@ use super::key::{self, StoredKeys};
 
 /// Index that names nothing.
 pub(super) const NONE: u32 = u32::MAX;
+
+/// How many partials may stay fresh: at first, and at most.
+const FRESH_MIN: usize = 64;
+const FRESH_MAX: usize = 16_384;
 
 /// Seeds of the hashes of keys, the same for all rules of an engine.
 pub(super) type KeyHasher = hashbrown::DefaultHashBuilder;
@@ -93,6 +99,13 @@ pub(super) struct Entry {
     pub(super) lead: Option<Ordinal>,
 }
 
+/// A partial of one event that has not been put at its key. All of a store are younger than every other partial there.
+#[derive(Debug)]
+pub(super) struct Fresh<E> {
+    pub(super) root: Arc<Node<E>>,
+    pub(super) at: Ordinal,
+}
+
 #[derive(Debug)]
 pub(super) struct Store<E> {
     table: HashTable<u32>,
@@ -108,6 +121,10 @@ pub(super) struct Store<E> {
     pinned: usize,
     /// Partials per position.
     waiting: Vec<usize>,
+    /// Oldest first. They wait at the first position.
+    fresh: VecDeque<Fresh<E>>,
+    /// How many may stay fresh.
+    fresh_max: usize,
     /// A position got its first partial or lost its last since somebody asked.
     stirred: bool,
     /// The entry made last: keys in a row often agree in a part (a host), which is then shared instead of copied.
@@ -129,6 +146,8 @@ impl<E> Store<E> {
             live: 0,
             pinned: 0,
             waiting: vec![0; positions],
+            fresh: VecDeque::new(),
+            fresh_max: FRESH_MIN,
             stirred: false,
             newest_entry: NONE,
         }
@@ -136,7 +155,46 @@ impl<E> Store<E> {
 
     /// Partials held.
     pub(super) fn len(&self) -> usize {
+        self.live + self.fresh.len()
+    }
+
+    /// Partials that are at their keys.
+    pub(super) fn placed(&self) -> usize {
         self.live
+    }
+
+    /// Takes a partial of one event without putting it at its key. `false` when there are too many of these by now.
+    #[inline]
+    pub(super) fn put_fresh(&mut self, root: Arc<Node<E>>, at: Ordinal) -> bool {
+        self.stirred |= self.fresh.is_empty();
+        self.pinned = self.pinned.saturating_add(root.bytes);
+        self.fresh.push_back(Fresh { root, at });
+        self.fresh.len() < self.fresh_max
+    }
+
+    /// Gives back the oldest partial that has not been put at its key.
+    #[inline]
+    pub(super) fn take_fresh(&mut self) -> Option<Fresh<E>> {
+        let fresh = self.fresh.pop_front()?;
+        self.stirred |= self.fresh.is_empty();
+        self.pinned = self.pinned.saturating_sub(fresh.root.bytes);
+        Some(fresh)
+    }
+
+    pub(super) fn fresh(&self) -> &VecDeque<Fresh<E>> {
+        &self.fresh
+    }
+
+    /// Keys have been given to `placed` fresh partials, and `replaced` of them took the place of an older one: where that is
+    /// rare, more may stay fresh from now on; where keys come back, few.
+    pub(super) fn learn(&mut self, placed: usize, replaced: usize) {
+        self.fresh_max = if replaced * 4 > placed {
+            (self.fresh_max / 4).max(1)
+        } else if placed >= self.fresh_max {
+            (self.fresh_max * 2).min(FRESH_MAX)
+        } else {
+            self.fresh_max
+        };
     }
 
     /// Bytes of the events that partials hold.
@@ -248,7 +306,8 @@ impl<E> Store<E> {
     /// Whether a partial waits at any of `count` positions from `first`.
     #[inline]
     pub(super) fn waits(&self, first: usize, count: usize) -> bool {
-        self.waiting.iter().skip(first).take(count).any(|n| *n > 0)
+        let fresh = first == 0 && count > 0 && !self.fresh.is_empty();
+        fresh || self.waiting.iter().skip(first).take(count).any(|n| *n > 0)
     }
 
     /// Whether what [`waits`](Self::waits) says of some position has changed since this was last asked.
@@ -269,7 +328,7 @@ impl<E> Store<E> {
             .map(|(id, _)| id)
     }
 
-    /// All partials, oldest first.
+    /// All partials but fresh ones, oldest first.
     pub(super) fn by_age(&self) -> impl Iterator<Item = u32> + '_ {
         std::iter::successors(self.oldest(), |id| {
             self.get(*id).map(|p| p.newer).filter(|id| *id != NONE)
@@ -437,7 +496,7 @@ impl<E> Store<E> {
         self.newest = id;
     }
 
-    /// The oldest partial.
+    /// The oldest partial that is not fresh.
     pub(super) fn oldest(&self) -> Option<u32> {
         (self.oldest != NONE).then_some(self.oldest)
     }

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use crate::event::Fields;
 
 use super::condition::Program;
-use super::key::{EventKeys, Key, KeyPlan};
+use super::field::FieldRef;
+use super::key::{self, EventKeys, Key, KeyPlan, Offered};
 use super::partial_match::{KeyHasher, NewPartial, Node, Ordinal, Partial, Store};
 use super::turn::Turn;
-use super::{Match, RuleCounters};
+use super::{Limits, Match, RuleCounters};
 
 /// A compiled sequence.
 #[derive(Debug)]
@@ -33,6 +34,9 @@ pub(super) struct Sequence {
     pub(super) trailing: bool,
     /// Per position: whether it keeps several partials per key, because a later step chooses among them by alias.
     pub(super) several: Vec<bool>,
+    /// The step that does nothing but start partials, where these may be put at their keys later: they age by their first
+    /// event, and no earlier event has a say in them.
+    pub(super) opener: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -101,6 +105,13 @@ impl Sequence {
         (mask, until): (u64, bool),
         out: &mut Vec<Match<E>>,
     ) {
+        if let Some(opener) = self.opener {
+            if mask == 1 << opener && !until && self.open_later(state, turn, opener) {
+                return;
+            }
+            let (fields, limits) = (&turn.leaves.fields, turn.limits);
+            self.settle(state, fields, limits, turn.counters);
+        }
         let mut left = mask & self.removing;
         while left != 0 {
             let i = left.trailing_zeros() as usize;
@@ -133,6 +144,71 @@ impl Sequence {
         turn.counters.partials = state.store.len() as u64;
     }
 
+    /// Starts a partial whose key nobody has asked for yet. Most of them only ever wait: an event that does nothing else costs
+    /// a place in a queue. `false` when the event may start several.
+    fn open_later<E: Fields + Clone>(
+        &self,
+        state: &mut State<E>,
+        turn: &mut Turn<'_, E>,
+        opener: u32,
+    ) -> bool {
+        let Some(plan) = self.steps.get(opener as usize) else {
+            return false;
+        };
+        let fields = &turn.leaves.fields;
+        match key::offered(&plan.keys, fields, turn.event) {
+            Offered::None => return true,
+            Offered::One => {}
+            Offered::Several => return false,
+        }
+        turn.counters.opened += 1;
+        let root = self.root(turn);
+        let room = state.store.put_fresh(root, turn.ordinal);
+        if !room || state.store.len() > turn.limits.partials {
+            self.settle(state, fields, turn.limits, turn.counters);
+        }
+        turn.counters.partials = state.store.len() as u64;
+        true
+    }
+
+    /// Puts at their keys all partials that are not there yet.
+    pub(super) fn settle<E: Fields + Clone>(
+        &self,
+        state: &mut State<E>,
+        fields: &[FieldRef],
+        limits: &Limits,
+        counters: &mut RuleCounters,
+    ) {
+        if state.store.fresh().is_empty() {
+            return;
+        }
+        let Some(plan) = self.opener.and_then(|at| self.steps.get(at as usize)) else {
+            return;
+        };
+        let before = counters.replaced;
+        let mut placed = 0;
+        while let Some(fresh) = state.store.take_fresh() {
+            let mut keys = EventKeys::new(&fresh.root.event);
+            let (keys, _) = keys.of(
+                &plan.keys,
+                fields,
+                &state.store.hasher,
+                limits.keys_per_event,
+            );
+            let Some(key) = keys.first() else { continue };
+            let new = NewPartial {
+                tail: fresh.root.clone(),
+                first_ns: fresh.at.time_ns,
+                last: fresh.at,
+                lead_ns: None,
+            };
+            self.place(state, limits, counters, key, new);
+            placed += 1;
+        }
+        let replaced = usize::try_from(counters.replaced - before).unwrap_or(usize::MAX);
+        state.store.learn(placed, replaced);
+    }
+
     /// The stages of one step, last first.
     fn advance<E: Fields + Clone>(
         &self,
@@ -152,11 +228,10 @@ impl Sequence {
         }
         let keys = turn.keys(keys, &plan.keys, &state.store.hasher);
         // One node starts the partials of all keys.
-        let mut root = None;
+        let root = (first == 0 && !keys.is_empty()).then(|| self.root(turn));
         for stage in (first..first + count).rev() {
             for key in keys {
-                if stage == 0 {
-                    let root = root.get_or_insert_with(|| self.root(turn.event));
+                if let (0, Some(root)) = (stage, &root) {
                     self.open(state, turn, key, root.clone(), out);
                 } else if let Some(entry) = state.store.find(key.hash, &key.tuple)
                     && let Some(id) = self.choose(state, turn, plan, entry, stage - 1)
@@ -201,9 +276,17 @@ impl Sequence {
         None
     }
 
-    fn root<E: Fields + Clone>(&self, event: &E) -> Arc<Node<E>> {
+    /// The event as the first of a match: one node starts the partials of all keys and rules.
+    fn root<E: Fields + Clone>(&self, turn: &mut Turn<'_, E>) -> Arc<Node<E>> {
         let step = self.stages.first().copied().unwrap_or(0);
-        Node::new(event.clone(), step, None)
+        if step != 0 {
+            return Node::new(turn.event.clone(), step, None);
+        }
+        let event = turn.event;
+        let root = turn
+            .root
+            .get_or_insert_with(|| Node::new(event.clone(), 0, None));
+        root.clone()
     }
 
     fn open<E: Fields + Clone>(
@@ -228,23 +311,47 @@ impl Sequence {
             lead_ns: lead.map(|l| l.time_ns),
         };
         if self.stages.len() > 1 {
-            if !self.several.first().copied().unwrap_or(false)
-                && let Some(head) = state.store.head(entry, 0)
-            {
-                state.store.renew(head, new);
-                turn.counters.replaced += 1;
-                return;
-            }
-            // Held meanwhile: the partial that makes room may be all that keeps the entry.
-            state.store.hold(entry);
-            self.make_room(state, turn, entry, 0);
-            state.store.insert(entry, 0, new);
-            state.store.unhold(entry);
-            self.bound(state, turn);
+            self.place_at(state, turn.limits, turn.counters, entry, new);
         } else {
             let id = state.store.insert(entry, 0, new);
             self.complete(state, turn, id, out);
         }
+    }
+
+    /// Puts a partial of one event at its key.
+    fn place<E>(
+        &self,
+        state: &mut State<E>,
+        limits: &Limits,
+        counters: &mut RuleCounters,
+        key: &Key<'_>,
+        new: NewPartial<E>,
+    ) {
+        let entry = state.store.find_or_insert(key.hash, &key.tuple);
+        self.place_at(state, limits, counters, entry, new);
+    }
+
+    fn place_at<E>(
+        &self,
+        state: &mut State<E>,
+        limits: &Limits,
+        counters: &mut RuleCounters,
+        entry: u32,
+        new: NewPartial<E>,
+    ) {
+        if !self.several.first().copied().unwrap_or(false)
+            && let Some(head) = state.store.head(entry, 0)
+        {
+            state.store.renew(head, new);
+            counters.replaced += 1;
+            return;
+        }
+        // Held meanwhile: the partial that makes room may be all that keeps the entry.
+        state.store.hold(entry);
+        self.make_room(state, limits, counters, entry, 0);
+        state.store.insert(entry, 0, new);
+        state.store.unhold(entry);
+        bound(state, limits, counters);
     }
 
     fn extend<E: Fields + Clone>(
@@ -265,7 +372,7 @@ impl Sequence {
         let tail = Node::new(turn.event.clone(), step, Some(partial.tail.clone()));
         state.store.set_tail(id, tail);
         if stage + 1 < self.stages.len() {
-            self.make_room(state, turn, entry, stage);
+            self.make_room(state, turn.limits, turn.counters, entry, stage);
             state.store.push(id, stage);
             if self.span_ns.is_none() {
                 state.store.touch(id);
@@ -279,7 +386,8 @@ impl Sequence {
     fn make_room<E>(
         &self,
         state: &mut State<E>,
-        turn: &mut Turn<'_, E>,
+        limits: &Limits,
+        counters: &mut RuleCounters,
         entry: u32,
         position: usize,
     ) {
@@ -288,7 +396,7 @@ impl Sequence {
         };
         if !self.several.get(position).copied().unwrap_or(false) {
             state.store.remove(head);
-            turn.counters.replaced += 1;
+            counters.replaced += 1;
             return;
         }
         let mut last = head;
@@ -297,20 +405,9 @@ impl Sequence {
             last = below;
             count += 1;
         }
-        if count >= turn.limits.alias_partials {
+        if count >= limits.alias_partials {
             state.store.remove(last);
-            turn.counters.evicted += 1;
-        }
-    }
-
-    /// Keeps the number of partials within the bound, the oldest going first.
-    fn bound<E>(&self, state: &mut State<E>, turn: &mut Turn<'_, E>) {
-        while state.store.len() > turn.limits.partials {
-            let Some(oldest) = state.store.oldest() else {
-                return;
-            };
-            evict(state, oldest);
-            turn.counters.evicted += 1;
+            counters.evicted += 1;
         }
     }
 
@@ -361,7 +458,7 @@ impl Sequence {
                 if let Some(partial) = state.store.get_mut(id) {
                     partial.timer = Some(timer);
                 }
-                self.bound(state, turn);
+                bound(state, turn.limits, turn.counters);
             }
         }
     }
@@ -572,6 +669,14 @@ impl Sequence {
                 counters.evicted += 1;
             }
         }
+        // Fresh ones are younger than all others, and age by their only event.
+        while state.store.oldest().is_none()
+            && let Some(fresh) = state.store.fresh().front()
+            && now_ns.saturating_sub(fresh.at.time_ns) > life
+        {
+            state.store.take_fresh();
+            counters.expired += 1;
+        }
         while let Some((noted, id)) = state.leads.front().copied()
             && now_ns.saturating_sub(noted) > life
         {
@@ -624,6 +729,28 @@ impl Sequence {
 pub(super) struct Clocks {
     pub(super) idle_ns: i64,
     pub(super) late_ns: i64,
+}
+
+/// Keeps the number of partials within the bound, the oldest going first. Fresh ones do not count: each may turn out to
+/// replace another.
+fn bound<E>(state: &mut State<E>, limits: &Limits, counters: &mut RuleCounters) {
+    while state.store.placed() > limits.partials
+        && let Some(oldest) = state.store.oldest()
+    {
+        evict(state, oldest);
+        counters.evicted += 1;
+    }
+}
+
+/// Removes the oldest partial; `false` when there is none.
+pub(super) fn evict_oldest<E>(state: &mut State<E>) -> bool {
+    match state.store.oldest() {
+        Some(oldest) => {
+            evict(state, oldest);
+            true
+        }
+        None => state.store.take_fresh().is_some(),
+    }
 }
 
 /// Removes a partial and its timer.

@@ -129,7 +129,7 @@ struct SavedRule<T> {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct SavedSequence<T> {
     nodes: Vec<SavedNode<T>>,
-    /// Oldest first.
+    /// Oldest first. Those at no place have not been put at their keys.
     partials: Vec<SavedPartial>,
     /// Per key and position the partials there, the newest last.
     places: Vec<SavedPlace>,
@@ -330,11 +330,8 @@ impl<E: Fields + Clone> Engine<E> {
                     if let Some(saved) = rule.sequence {
                         load_sequence(plan, state, saved, &mut read, &mut restored);
                     }
-                    while state.store.len() > self.limits.partials
-                        && let Some(oldest) = state.store.oldest()
-                    {
-                        sequence::evict(state, oldest);
-                    }
+                    let max = self.limits.partials;
+                    while state.store.len() > max && sequence::evict_oldest(state) {}
                 }
                 (PlanForm::Sample(_), FormState::Sample(state)) => {
                     load_sample(state, rule.sample, &mut read, &mut restored);
@@ -447,6 +444,15 @@ fn save_sequence<E, T>(state: &State<E>, write: &mut impl FnMut(&E) -> T) -> Sav
             timer: partial.timer,
         });
     }
+    for fresh in state.store.fresh() {
+        partials.push(SavedPartial {
+            tail: save_chain(&fresh.root, &mut nodes, &mut node_ids, write),
+            first_ns: fresh.at.time_ns,
+            last: save_ordinal(fresh.at),
+            lead_ns: None,
+            timer: None,
+        });
+    }
     let mut places = Vec::new();
     for entry in state.store.entry_ids() {
         let Some(keys) = state.store.entry(entry).map(|e| save_keys(&e.keys)) else {
@@ -540,11 +546,19 @@ fn load_sequence<E: Fields + Clone, T>(
     let mut ids: HashMap<u32, u32> = HashMap::new();
     for (partial, number) in saved.partials.iter().zip(0u32..) {
         let tail = nodes.get(partial.tail as usize).cloned().flatten();
-        let (Some(tail), Some((_, entry))) = (tail, home.get(&number)) else {
-            restored.left += 1;
-            continue;
-        };
         let last = load_ordinal(partial.last);
+        let (tail, entry) = match (tail, home.get(&number)) {
+            (Some(tail), Some((_, entry))) => (tail, entry),
+            (Some(tail), None) if plan.opener == Some(tail.step) => {
+                state.store.put_fresh(tail, last);
+                restored.kept += 1;
+                continue;
+            }
+            _ => {
+                restored.left += 1;
+                continue;
+            }
+        };
         let new = NewPartial {
             tail,
             first_ns: partial.first_ns,

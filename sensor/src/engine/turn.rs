@@ -24,6 +24,8 @@ pub(super) struct Turn<'e, E> {
     pub(super) marks: Marks,
     pub(super) limits: &'e Limits,
     pub(super) counters: &'e mut RuleCounters,
+    /// The event as the first of matches, once somebody needed it.
+    pub(super) root: &'e mut Option<Arc<Node<E>>>,
 }
 
 impl<'e, E: Fields> Turn<'e, E> {
