@@ -77,6 +77,9 @@ pub struct Would {
     pub hidden: Option<HiddenBy>,
     /// What hides it, in words.
     pub because: Option<String>,
+    /// What the rule's actions would come to, if they were carried out.
+    #[serde(default)]
+    pub actions: Vec<String>,
     /// What the alerts file would hold.
     pub document: String,
 }

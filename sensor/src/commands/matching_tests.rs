@@ -316,6 +316,19 @@ fn a_rule_on_trial_is_counted_and_not_heard_of() {
 }
 
 #[test]
+fn what_a_rule_on_trial_would_have_done_is_told() {
+    let kills = sample::rule_that_kills("file where event.action == \"creation\"");
+    let mut bench = Bench::of(set_of(Vec::new(), vec![kills]));
+    bench.exec();
+    bench.creation();
+    bench.settle(&Status::default());
+    let trial = trial(&mut bench);
+    let actions: Vec<&String> = trial.last().flat_map(|l| &l.would.actions).collect();
+    assert_eq!(actions, ["kill_process process.entity_id: rev (pid 7)"]);
+    assert_eq!(bench.end(), []);
+}
+
+#[test]
 fn what_only_one_version_alerts_on_is_told() {
     let exec = r#"process where event.action == "exec""#;
     let creation = r#"file where event.action == "creation""#;

@@ -12,6 +12,8 @@ use crate::engine::Cost;
 use crate::event::{Event, Evidence, FieldTable};
 use crate::output::json::write_alert;
 use crate::reload::Roster;
+use crate::response::{self, Target};
+use crate::rule::Action;
 use crate::trial::{About, Act, HiddenBy, Kept, Missed, Trials, Would};
 use crate::tuning::{Gate, Hidden};
 
@@ -134,6 +136,8 @@ impl OnTrial {
         let acts = acts(&found.events);
         let alerts = &mut self.alerts;
         let word = || {
+            let actions = response::wanted(&listed.rule, &found.events);
+            let actions = actions.iter().map(in_words).collect();
             let events = found
                 .events
                 .into_iter()
@@ -152,6 +156,7 @@ impl OnTrial {
                 message: alert.message,
                 hidden,
                 because,
+                actions,
                 document: String::from_utf8_lossy(&document).into_owned(),
             }
         };
@@ -192,6 +197,16 @@ impl OnTrial {
         self.kept = (changes, Instant::now());
         Some(self.trials.keep(cost_of(costs, self.first), now_ns))
     }
+}
+
+/// What an action would be done to.
+fn in_words((action, target): &(Action, Option<Target>)) -> String {
+    let Some(target) = target else {
+        return format!("{action}: the event does not tell of it");
+    };
+    let name = target.name.as_deref().unwrap_or("?");
+    let whom = format!("{action}: {name} (pid {})", target.pid);
+    alert::plain(&whom)
 }
 
 /// The cost of each rule on trial, where those of all rules are given.

@@ -279,6 +279,9 @@ fn alerts(rule: &Value, out: &mut String) {
         if !text(one, "/because").is_empty() {
             let _ = writeln!(out, "    hidden by {}", text(one, "/because"));
         }
+        for action in texts(one, "/actions") {
+            let _ = writeln!(out, "    asks for {action}");
+        }
         if one.pointer("/live_too") == Some(&Value::Bool(true)) {
             let _ = writeln!(out, "    the live rule alerted, too");
         }
@@ -365,7 +368,7 @@ mod tests {
             },
             "would": [{
                 "time": "2026-11-30T17:20:13.5Z", "message": "A: x → y", "live_too": true,
-                "because": "/e.toml:1: it builds",
+                "because": "/e.toml:1: it builds", "actions": ["kill_process process.entity_id: x (pid 7)"],
                 "alert": {
                     "events": [
                         { "@timestamp": "2026-11-30T17:20:12.000000001Z", "event": { "action": "exec" }, "process": { "entity_id": "e1" } },
@@ -396,6 +399,7 @@ promotion   makes it /r/b.toml
 would have alerted, the last 1:
 2026-11-30 17:20:13.5Z  A: x → y
     hidden by /e.toml:1: it builds
+    asks for kill_process process.entity_id: x (pid 7)
     the live rule alerted, too
     2026-11-30 17:20:12.000Z exec  x  e1
     2026-11-30 17:20:13.500Z fork  y  e2

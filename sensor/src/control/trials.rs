@@ -96,6 +96,7 @@ fn would(listed: &crate::trial::Listed) -> Value {
         "message": would.message,
         "hidden_by": would.hidden,
         "because": would.because,
+        "actions": would.actions,
         "live_too": listed.both,
         "alert": alert,
     })

@@ -48,6 +48,21 @@ impl Target {
     }
 }
 
+/// What the actions of a rule come to for some events, whether anything is done about it or not.
+#[must_use]
+pub fn wanted(rule: &Rule, events: &[Arc<Event>]) -> Vec<(Action, Option<Target>)> {
+    let target = |action: &Action| {
+        let process = &action.event(events)?.process;
+        let facts = match action.whose {
+            Whose::Process => &process.facts,
+            Whose::Parent => process.lineage.parent()?,
+        };
+        Some(Target::of(facts))
+    };
+    let actions = rule.actions.iter();
+    actions.map(|action| (*action, target(action))).collect()
+}
+
 /// What one action of a rule asks for, about one alert.
 #[derive(Clone, Debug)]
 pub struct Order {
@@ -362,16 +377,7 @@ impl Responder {
         if !self.settings.enabled {
             return Vec::new();
         }
-        let target = |action: &Action| {
-            let process = &action.event(events)?.process;
-            let facts = match action.whose {
-                Whose::Process => &process.facts,
-                Whose::Parent => process.lineage.parent()?,
-            };
-            Some(Target::of(facts))
-        };
-        let actions = rule.actions.iter();
-        actions.map(|action| (*action, target(action))).collect()
+        wanted(rule, events)
     }
 
     /// Has it done about an alert that was told.

@@ -33,6 +33,7 @@ fn would(bytes: usize) -> Would {
         message: "m".to_owned(),
         hidden: None,
         because: None,
+        actions: Vec::new(),
         document: "x".repeat(bytes),
     }
 }
