@@ -150,7 +150,7 @@ impl Listed {
 struct Alone {
     number: u64,
     is_live: bool,
-    acts: Vec<Act>,
+    acts: Arc<[Act]>,
 }
 
 impl Alone {
@@ -190,10 +190,11 @@ impl Trial {
     /// What it has cost, where the engine's account stands at `cost`.
     #[must_use]
     pub fn cost(&self, cost: Cost) -> Cost {
-        let since = |now: u64, base: u64| now.saturating_sub(base);
+        let all = |spent: u64, now: u64, base: u64| spent.saturating_add(now.saturating_sub(base));
+        let (spent, base) = (self.spent, self.base);
         Cost {
-            events: self.spent.events + since(cost.events, self.base.events),
-            nanoseconds: self.spent.nanoseconds + since(cost.nanoseconds, self.base.nanoseconds),
+            events: all(spent.events, cost.events, base.events),
+            nanoseconds: all(spent.nanoseconds, cost.nanoseconds, base.nanoseconds),
         }
     }
 
@@ -263,17 +264,17 @@ impl Trial {
             self.alone.push_back(Alone {
                 number,
                 is_live,
-                acts,
+                acts: acts.into(),
             });
             let only = if is_live {
                 &mut self.counts.only_live
             } else {
                 &mut self.counts.only_trial
             };
-            *only += 1;
+            count_one(only);
             return false;
         };
-        self.counts.both += 1;
+        count_one(&mut self.counts.both);
         let only = if is_live {
             &mut self.counts.only_trial
         } else {
@@ -300,6 +301,11 @@ impl Trial {
         self.worded.1 += 1;
         self.worded.1 <= WORDED_PER_SECOND
     }
+}
+
+/// A file may hold any count.
+fn count_one(count: &mut u64) {
+    *count = count.saturating_add(1);
 }
 
 /// All rules on trial, in the order of the rule set.
@@ -374,11 +380,11 @@ impl Trials {
             return;
         };
         self.changes += 1;
-        match hidden {
-            None => trial.counts.alerts += 1,
-            Some(HiddenBy::Exception) => trial.counts.excepted += 1,
-            Some(HiddenBy::RateLimit) => trial.counts.limited += 1,
-        }
+        count_one(match hidden {
+            None => &mut trial.counts.alerts,
+            Some(HiddenBy::Exception) => &mut trial.counts.excepted,
+            Some(HiddenBy::RateLimit) => &mut trial.counts.limited,
+        });
         let number = trial.number();
         let is_compared = trial.about.live.is_some() && hidden != Some(HiddenBy::Exception);
         let both = is_compared && trial.pair(number, false, acts);

@@ -249,3 +249,29 @@ fn a_start_on_the_last_good_rules_ends_no_trial() {
         (105, cost(0))
     );
 }
+
+#[test]
+fn whatever_counts_a_file_holds_nothing_overflows() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::below(folder.path());
+    let some = trials(vec![about("a", 1, Some(2))]);
+    store.save(&some.keep(|_| Cost::default(), 0)).unwrap();
+    let text = std::fs::read_to_string(store.path()).unwrap();
+    let text = text.replace(":0", &format!(":{}", u64::MAX));
+    assert!(text.contains(&u64::MAX.to_string()), "{text}");
+    std::fs::write(store.path(), text).unwrap();
+    let rules = vec![about("a", 1, Some(2))];
+    let mut read = store.load().next(Some(rules), |_| Cost::default(), 1, 5);
+    for hidden in [None, Some(HiddenBy::Exception), Some(HiddenBy::RateLimit)] {
+        read.would(0, acts(&[1]), hidden, 5, || would(1));
+        read.raised(0, acts(&[1]), missed(1));
+        read.raised(0, acts(&[2]), missed(1));
+    }
+    let cost = Cost {
+        events: 1,
+        nanoseconds: 1,
+    };
+    assert_eq!(read.rules[0].worked_ns(9), u64::MAX);
+    assert_eq!(read.rules[0].cost(cost).events, u64::MAX);
+    assert_eq!(read.rules[0].counts.alerts, u64::MAX);
+}
