@@ -39,7 +39,8 @@ fn header(id: &str, subject: &str, out: &mut String) {
 
 fn lifecycle(moment: &Moment, out: &mut String) {
     header(moment.message_id, moment.subject, out);
-    body(moment.explanation, out);
+    // Our own words: what they name is put in by the journal.
+    let _ = writeln!(out, "{}", moment.explanation);
 }
 
 fn explain(rule: &Rule, id: &str, out: &mut String) {
@@ -152,6 +153,21 @@ mod tests {
         assert_eq!(starts[MOMENTS.len()], "-- 64cfca9e0f6f404882519ec56a055e9e");
         assert!(text.contains("\nSubject: Compiled and run\n"), "{text}");
         assert!(text.contains("ATT&CK: Execution: Interpreter"), "{text}");
+    }
+
+    #[test]
+    fn the_sensors_own_entries_lead_to_others() {
+        let text = text(std::iter::empty());
+        let about =
+            "journalctl SENSOR_ALERT_SEQ=@SENSOR_ALERT_SEQ@ SENSOR_RULE_ID=@SENSOR_RULE_ID@\n";
+        assert!(text.contains(about), "{text}");
+        for moment in MOMENTS {
+            let starts = moment
+                .explanation
+                .lines()
+                .any(|line| line.starts_with(['#', ';', '-']));
+            assert!(!starts, "{}", moment.explanation);
+        }
     }
 
     #[test]
