@@ -514,3 +514,47 @@ fn what_a_rule_asks_is_done_for_alerts_that_are_told_and_no_others() {
     assert_eq!(told_of(exception, false, 3), [""; 0]);
     assert_eq!(told_of("", true, 3), [""; 0]);
 }
+
+#[test]
+fn a_rate_limit_goes_by_time_that_passed_however_the_clock_is_set() {
+    const HOUR: u64 = 3600 * SECOND;
+    let rules = vec![sample::rule_of_query(
+        "R",
+        "r-1",
+        "file where event.action == \"creation\"",
+    )];
+    let mut set = set_of(rules.clone(), Vec::new());
+    let tuning = Tuning {
+        overrides: vec![crate::tuning::Override {
+            selector: crate::tuning::Selector::Id("*".to_owned()),
+            enabled: None,
+            severity: None,
+            risk_score: None,
+            limit: Some(crate::tuning::RateLimit {
+                alerts: 1,
+                per: Duration::from_secs(1800),
+            }),
+            actions: None,
+            place: crate::tuning::Place {
+                path: Path::new("o.toml").into(),
+                line: 1,
+                column: 1,
+            },
+        }],
+        ..Tuning::default()
+    };
+    set.gate = Gate::new(&tuning, &rules, &mut set.table, 0).0;
+    let mut bench = Bench::of(set);
+    // Hours on the boot clock, and what the wall clock is ahead of it: back by two hours, then far ahead.
+    for (hours, ahead) in [(10, 100), (11, 98), (12, 500)] {
+        bench.enricher.set_wall_offset(ahead * HOUR.cast_signed());
+        for seconds in [0, 1] {
+            let at = hours * HOUR + seconds * SECOND;
+            let event = bench.enricher.feed_creation(at, (7, SECOND), b"/tmp/rev");
+            bench.matching.event(event);
+            bench.settle(&Status::default());
+        }
+    }
+    let state = bench.ask(Ask::State);
+    assert_eq!((state.alerts_total, state.hidden), (3, 3));
+}

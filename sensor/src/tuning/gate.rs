@@ -152,7 +152,8 @@ impl Gate {
         tests.flat_map(Single::needed_fields)
     }
 
-    /// What hides the match of a rule whose last event was at `wall_ns`; `None` lets it pass.
+    /// What hides the match of a rule whose last event was at `wall_ns`; `None` lets it pass. Exceptions end by that clock, rate limits
+    /// go by the events' own, which nobody sets.
     pub fn hides<E: Fields>(&mut self, rule: usize, events: &[E], wall_ns: i64) -> Option<Hidden> {
         if let Some(number) = self.excepts(rule, events, wall_ns) {
             let id = self.rules.get(rule).map_or("", |rule| &rule.id);
@@ -173,7 +174,7 @@ impl Gate {
         let hidden = of_rule
             .limit
             .as_mut()
-            .is_some_and(|limit| limit.hides(&of_rule.id, wall_ns));
+            .is_some_and(|limit| limit.hides(&of_rule.id, time_of(events)));
         self.limited += u64::from(hidden);
         hidden.then_some(Hidden::Limit)
     }
@@ -189,8 +190,9 @@ impl Gate {
             return Some(Hidden::Exception(number));
         }
         let limit = self.rules.get_mut(rule)?.limit.as_mut()?;
-        if limit.is_over(wall_ns) {
-            limit.begin(wall_ns);
+        let now_ns = time_of(events);
+        if limit.is_over(now_ns) {
+            limit.begin(now_ns);
         }
         limit.is_one_too_many().then_some(Hidden::Limit)
     }
@@ -255,11 +257,16 @@ impl Gate {
     }
 }
 
+/// Of the last event.
+fn time_of<E: Fields>(events: &[E]) -> i64 {
+    events.last().map_or(0, Fields::time_ns)
+}
+
 impl Limit {
-    fn hides(&mut self, rule: &str, wall_ns: i64) -> bool {
-        if self.is_over(wall_ns) {
+    fn hides(&mut self, rule: &str, now_ns: i64) -> bool {
+        if self.is_over(now_ns) {
             self.end(rule);
-            self.begin(wall_ns);
+            self.begin(now_ns);
         }
         let hides = self.is_one_too_many();
         if hides {
@@ -277,13 +284,13 @@ impl Limit {
     }
 
     /// Whether another stretch begins.
-    fn is_over(&self, wall_ns: i64) -> bool {
+    fn is_over(&self, now_ns: i64) -> bool {
         let per_ns = i64::try_from(self.is.per.as_nanos()).unwrap_or(i64::MAX);
-        self.sent == 0 || wall_ns.saturating_sub(self.begun_ns) >= per_ns
+        self.sent == 0 || now_ns.saturating_sub(self.begun_ns) >= per_ns
     }
 
-    fn begin(&mut self, wall_ns: i64) {
-        self.begun_ns = wall_ns;
+    fn begin(&mut self, now_ns: i64) {
+        self.begun_ns = now_ns;
         self.sent = 0;
     }
 
