@@ -70,6 +70,8 @@ mod shutdown;
 mod storm;
 #[path = "live/trial.rs"]
 mod trial;
+#[path = "live/trouble.rs"]
+mod trouble;
 
 /// Hook tiers to test, as `--tier` names them.
 fn tiers() -> Vec<String> {

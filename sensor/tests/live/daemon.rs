@@ -106,11 +106,17 @@ impl Daemon {
         let notify = folder.path().join(NOTIFY);
         let _ = fs::remove_file(&notify);
         let socket = UnixDatagram::bind(&notify).unwrap();
+        // A test may have it keep its state elsewhere.
+        if !command
+            .get_envs()
+            .any(|(name, _)| name == "STATE_DIRECTORY")
+        {
+            command.env("STATE_DIRECTORY", folder.path());
+        }
         let child = command
             .args(["--tier", tier, "--scope"])
             .arg(scope.cgroup())
             .env("NOTIFY_SOCKET", &notify)
-            .env("STATE_DIRECTORY", folder.path())
             .env("RUNTIME_DIRECTORY", folder.path())
             .stdin(Stdio::null())
             .stdout(File::create(&output).unwrap())

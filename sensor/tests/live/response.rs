@@ -306,21 +306,27 @@ fn a_parent_is_killed_unless_it_is_out_of_scope_or_above_the_sensor() {
     }
 }
 
+/// As the unit runs it, and with leave to write this test's own files besides.
+fn as_service(stage: &Stage, more: &str) -> Command {
+    let capabilities = format!("+bpf,+perfmon,+sys_ptrace,+dac_read_search,+dac_override{more}");
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(format!("--inh-caps=-all,{capabilities}"))
+        .arg(format!("--ambient-caps=-all,{capabilities}"))
+        .arg(format!("--bounding-set=-all,{capabilities}"))
+        .args(["--", BINARY])
+        .args(stage.arguments());
+    command
+}
+
 #[test]
-fn without_the_privilege_it_fails_and_says_what_is_needed() {
+fn a_service_kills_with_the_drop_in_s_privilege_and_says_when_it_lacks_it() {
     for tier in tiers() {
-        let stage = Stage::new("no-kill", "enabled = true\ndry_run = false\n");
-        let mut command = Command::new("setpriv");
-        command
-            .args(["--inh-caps=-kill", "--bounding-set=-kill", "--", BINARY])
-            .args(stage.arguments());
-        let mut daemon = Daemon::launch(&stage.scope, &tier, command);
+        let stage = Stage::new("service", "enabled = true\ndry_run = false\n");
+        let mut daemon = Daemon::launch(&stage.scope, &tier, as_service(&stage, ""));
         daemon.wait_until_said("it needs CAP_KILL");
-        let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
-        let mut arguments = vec!["setpriv"];
-        arguments.extend(nobody);
-        arguments.extend(["./victim", "600"]);
-        let mut victim = stage.run(&arguments);
+        let mut victim = stage.run(&["./victim", "600"]);
         let told = deed(&mut daemon, "process_kill_failed", Some(victim.0.id()));
         assert_eq!(
             text(&told, "event.reason"),
@@ -328,5 +334,12 @@ fn without_the_privilege_it_fails_and_says_what_is_needed() {
         );
         assert!(victim.lives(), "{tier}");
         daemon.stop();
+
+        let mut daemon = Daemon::launch(&stage.scope, &tier, as_service(&stage, ",+kill"));
+        let mut victim = stage.run(&["./victim", "600"]);
+        assert_eq!(victim.signal(&daemon), Some(9), "{tier}");
+        deed(&mut daemon, "process_killed", Some(victim.0.id()));
+        let ended = daemon.stop();
+        assert!(!ended.log.contains("CAP_KILL"), "{}", ended.log);
     }
 }
