@@ -40,6 +40,9 @@ struct Kept {
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptRule {
     rule: String,
+    /// Of a rule on trial: a live one of the same id has a baseline of its own.
+    #[serde(default)]
+    on_trial: bool,
     /// Hash of what the baseline means: query, fields, history.
     made_for: String,
     since_ns: i64,
@@ -85,11 +88,11 @@ impl Store {
         }
     }
 
-    /// Gives the engine what its rules had seen. `wall_offset_ns` is what event times lack to be wall time.
+    /// Gives the engine what its rules had seen; the first `live` of them are live, the others on trial. `wall_offset_ns` is what event times lack to be wall time.
     pub fn restore<E: Fields + Clone>(
         &self,
         engine: &mut Engine<E>,
-        rules: &[Arc<Rule>],
+        (rules, live): (&[Arc<Rule>], usize),
         wall_offset_ns: i64,
         now_wall_ns: i64,
     ) -> Restored {
@@ -102,16 +105,19 @@ impl Store {
         };
         let mut restored = Restored::default();
         let saved_ns = kept.as_ref().map_or(0, |kept| kept.saved_ns);
-        let mut known: HashMap<(String, String), KeptRule> = kept
+        let key = |id: &str, made_for: &str, on_trial: bool| {
+            (id.to_owned(), made_for.to_owned(), on_trial)
+        };
+        let mut known: HashMap<(String, String, bool), KeptRule> = kept
             .into_iter()
             .flat_map(|kept| kept.rules)
-            .map(|kept| ((kept.rule.clone(), kept.made_for.clone()), kept))
+            .map(|kept| (key(&kept.rule, &kept.made_for, kept.on_trial), kept))
             .collect();
         for (number, rule) in rules.iter().enumerate() {
             let Some(history_ns) = history_ns(rule) else {
                 continue;
             };
-            let found = known.remove(&(rule.id.clone(), made_for(rule)));
+            let found = known.remove(&key(&rule.id, &made_for(rule), number >= live));
             // After a pause as long as the history nothing is known of it.
             let found = found.filter(|_| now_wall_ns.saturating_sub(saved_ns) < history_ns);
             let Some(found) = found else {
@@ -137,7 +143,7 @@ impl Store {
     pub fn save<E: Fields + Clone>(
         &mut self,
         engine: &Engine<E>,
-        rules: &[Arc<Rule>],
+        rules: (&[Arc<Rule>], usize),
         wall_offset_ns: i64,
         now_wall_ns: i64,
     ) {
@@ -168,7 +174,7 @@ impl Store {
 
 fn keep<E: Fields + Clone>(
     engine: &Engine<E>,
-    rules: &[Arc<Rule>],
+    (rules, live): (&[Arc<Rule>], usize),
     wall_offset_ns: i64,
     saved_ns: i64,
 ) -> Kept {
@@ -178,6 +184,7 @@ fn keep<E: Fields + Clone>(
         let terms = baseline.terms.iter();
         Some(KeptRule {
             rule: rule.id.clone(),
+            on_trial: baseline.rule >= live,
             made_for: made_for(rule),
             since_ns: there(baseline.since_ns),
             terms: terms
@@ -305,7 +312,7 @@ mod tests {
         let mut store = Store::new(directory.path());
         let mut run = Run::new(rule);
         assert!(run.event("curl"));
-        store.save(&run.engine, std::slice::from_ref(rule), 0, START_NS);
+        store.save(&run.engine, (std::slice::from_ref(rule), 1), 0, START_NS);
         store.finish();
         (directory, store)
     }
@@ -318,7 +325,7 @@ mod tests {
         assert!(!text.contains("curl"), "{text}");
 
         let mut run = Run::new(&five_days);
-        let restored = store.restore(&mut run.engine, &[Arc::clone(&five_days)], 0, START_NS);
+        let restored = store.restore(&mut run.engine, (&[Arc::clone(&five_days)], 1), 0, START_NS);
         let expected = Restored {
             kept: 1,
             learning: 0,
@@ -330,12 +337,50 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_on_trial_and_the_live_one_of_its_id_have_seen_different_things() {
+        let both = [rule("5d"), rule("5d")];
+        let mut table = FieldTable::sensor();
+        let mut builder = Builder::new(Limits::default());
+        builder.add(0, &both[0].query).unwrap();
+        builder.add(1, &both[1].query).unwrap();
+        let engine: Engine<Arc<FlatEvent>> = builder.build(&mut table).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mut store = Store::new(directory.path());
+        let seen = |engine: &mut Engine<_>, number: usize, terms: &[u128]| {
+            engine.restore_baseline(engine::Baseline {
+                rule: number,
+                since_ns: START_NS,
+                terms: terms.iter().map(|term| (*term, START_NS)).collect(),
+            });
+        };
+        let mut before = engine;
+        seen(&mut before, 0, &[1, 2, 3]);
+        seen(&mut before, 1, &[4]);
+        store.save(&before, (&both, 1), 0, START_NS);
+        store.finish();
+        let restored = |rules: &[Arc<Rule>], live: usize| {
+            let mut builder = Builder::new(Limits::default());
+            for (number, rule) in rules.iter().enumerate() {
+                builder.add(number, &rule.query).unwrap();
+            }
+            let mut engine: Engine<Arc<FlatEvent>> =
+                builder.build(&mut FieldTable::sensor()).unwrap();
+            store.restore(&mut engine, (rules, live), 0, START_NS);
+            let terms = engine.counters().iter().map(|rule| rule.terms);
+            terms.collect::<Vec<u64>>()
+        };
+        assert_eq!(restored(&both, 1), [3, 1]);
+        assert_eq!(restored(&both[..1], 1), [3]);
+        assert_eq!(restored(&both[..1], 0), [1]);
+    }
+
+    #[test]
     fn a_rule_that_changed_and_one_long_unseen_learn_anew() {
         let five_days = rule("5d");
         let (_directory, store) = seen(&five_days);
         for (rule, now_ns) in [(rule("6d"), START_NS), (five_days, START_NS + 5 * DAY_NS)] {
             let mut run = Run::new(&rule);
-            let restored = store.restore(&mut run.engine, &[rule], 0, now_ns);
+            let restored = store.restore(&mut run.engine, (&[rule], 1), 0, now_ns);
             let expected = Restored {
                 kept: 0,
                 learning: 1,
@@ -355,7 +400,7 @@ mod tests {
         // Saved a day ago by this run's clock: nothing is left to learn.
         store.restore(
             &mut run.engine,
-            &[Arc::clone(&five_days)],
+            (&[Arc::clone(&five_days)], 1),
             DAY_NS,
             START_NS + DAY_NS,
         );
@@ -377,7 +422,7 @@ mod tests {
             fs::write(&path, text).unwrap();
             let store = Store::new(directory.path());
             let mut run = Run::new(&five_days);
-            let restored = store.restore(&mut run.engine, &[Arc::clone(&five_days)], 0, START_NS);
+            let restored = store.restore(&mut run.engine, (&[Arc::clone(&five_days)], 1), 0, START_NS);
             assert_eq!(restored.learning, 1);
             assert!(!path.exists());
             let aside = directory.path().join(format!("{FILE_NAME}.broken"));

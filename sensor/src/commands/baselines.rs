@@ -10,6 +10,7 @@ use crate::baseline::{Restored, Store};
 use crate::engine::Engine;
 use crate::event::Event;
 use crate::pipeline;
+use crate::reload::Roster;
 use crate::rule::Rule;
 
 /// Between two writes.
@@ -35,18 +36,22 @@ impl Baselines {
 
     /// Gives the rules of a start what they had seen, and says which have to learn.
     pub(super) fn at_start(
-        rules: &[Arc<Rule>],
+        roster: &Roster,
         engine: &mut Engine<Arc<Event>>,
         learning: Duration,
     ) -> Baselines {
         let mut baselines = Baselines::nowhere();
+        let rules = rules_of(roster);
         let count = rules.iter().filter(|rule| rule.asks_for_new()).count();
         if count == 0 {
             return baselines;
         }
-        baselines.open(rules);
+        baselines.open(roster);
         let restored = match &baselines.store {
-            Some(store) => store.restore(engine, rules, pipeline::wall_offset_ns(), wall_ns()),
+            Some(store) => {
+                let rules = (&*rules, roster.live_count());
+                store.restore(engine, rules, pipeline::wall_offset_ns(), wall_ns())
+            }
             None => Restored {
                 kept: 0,
                 learning: count,
@@ -64,8 +69,8 @@ impl Baselines {
     }
 
     /// Finds a place to write to, if these rules need one and there is none yet.
-    pub(super) fn open(&mut self, rules: &[Arc<Rule>]) {
-        if self.store.is_some() || !rules.iter().any(|rule| rule.asks_for_new()) {
+    pub(super) fn open(&mut self, roster: &Roster) {
+        if self.store.is_some() || !roster.iter().any(|rule| rule.asks_for_new()) {
             return;
         }
         self.store = pipeline::state_directory().as_deref().map(Store::new);
@@ -82,9 +87,11 @@ impl Baselines {
     }
 
     /// Writes what rules have seen, and says so when some of it had to go.
-    pub(super) fn keep(&mut self, engine: &Engine<Arc<Event>>, rules: &[Arc<Rule>]) {
+    pub(super) fn keep(&mut self, engine: &Engine<Arc<Event>>, roster: &Roster) {
         self.kept = Instant::now();
         if let Some(store) = &mut self.store {
+            let rules = rules_of(roster);
+            let rules = (&*rules, roster.live_count());
             store.save(engine, rules, pipeline::wall_offset_ns(), wall_ns());
         }
         let forgotten = forgotten(engine);
@@ -99,13 +106,19 @@ impl Baselines {
     }
 
     /// Writes for the last time, and waits until it is written.
-    pub(super) fn finish(&mut self, engine: &Engine<Arc<Event>>, rules: &[Arc<Rule>]) {
+    pub(super) fn finish(&mut self, engine: &Engine<Arc<Event>>, roster: &Roster) {
         if let Some(mut store) = self.store.take() {
+            let rules = rules_of(roster);
+            let rules = (&*rules, roster.live_count());
             store.finish();
             store.save(engine, rules, pipeline::wall_offset_ns(), wall_ns());
             store.finish();
         }
     }
+}
+
+fn rules_of(roster: &Roster) -> Vec<Arc<Rule>> {
+    roster.iter().cloned().collect()
 }
 
 /// Terms that the rules forgot because there were too many.

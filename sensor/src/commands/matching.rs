@@ -363,7 +363,7 @@ impl Matching {
         let mut kept = set.config.processes.environment;
         kept.extend(environment);
         let rules: Vec<Arc<Rule>> = set.roster.iter().cloned().collect();
-        self.baselines.open(&set.roster.live_rules());
+        self.baselines.open(&set.roster);
         self.orders = Some(Orders {
             environment: kept,
             contents: pipeline::reading_for(&rules),
@@ -414,8 +414,7 @@ impl Matching {
     pub(super) fn finish(mut self, summary: &Summary) {
         self.gate.tell();
         let hidden = self.hidden();
-        self.baselines
-            .finish(&self.engine, &self.roster.live_rules());
+        self.baselines.finish(&self.engine, &self.roster);
         let forgotten = forgotten(&self.engine);
         let alerts = self.alerts.count();
         if let Some(responder) = self.responder.take() {
@@ -544,7 +543,7 @@ impl Consumer for Matching {
         self.serve(status);
         self.tell(status);
         if self.baselines.is_due() {
-            self.baselines.keep(&self.engine, &self.roster.live_rules());
+            self.baselines.keep(&self.engine, &self.roster);
         }
         ControlFlow::Continue(())
     }

@@ -58,7 +58,7 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
     let roster = Arc::clone(&set.roster);
     let rules: Vec<_> = roster.iter().cloned().collect();
     let learning = config.rules.new_terms_learning;
-    let baselines = Baselines::at_start(&roster.live_rules(), &mut set.engine, learning);
+    let baselines = Baselines::at_start(&roster, &mut set.engine, learning);
     let runtime = live::runtime()?;
     runtime.block_on(async {
         let hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
