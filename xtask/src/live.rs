@@ -260,10 +260,7 @@ pub(crate) fn in_guest(root: &Path, kernel: &Kernel, plan: &Plan<'_>) -> Result<
         Some(_) => tally.failed = tally.failed.max(1),
         None => {
             outcome.print_console();
-            println!(
-                "the guest did not finish its tests within {} s",
-                limit.as_secs()
-            );
+            println!("guest {} {}", kernel.name, outcome.why_unfinished());
             tally.failed += 1;
         }
     }
