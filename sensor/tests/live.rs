@@ -78,3 +78,8 @@ fn tiers() -> Vec<String> {
     let list = std::env::var("EQL_SENSOR_LIVE_TIERS").unwrap_or_else(|_| "auto".to_owned());
     list.split(',').map(str::to_owned).collect()
 }
+
+/// Whether this is a guest: an emulated machine, slow and with a kernel that is the tests' own.
+fn is_guest() -> bool {
+    std::env::var_os("EQL_SENSOR_LIVE_EMULATED").is_some()
+}

@@ -12,7 +12,7 @@ use std::process::Command;
 use crate::daemon::{Daemon, at, is, number, text};
 use crate::loss::Counts;
 use crate::scope::Scope;
-use crate::tiers;
+use crate::{is_guest, tiers};
 
 /// Under emulation a compiler takes its time: three objects there, everything elsewhere.
 const FEW: &[&str] = &["lctype.o", "lzio.o", "lopcodes.o"];
@@ -36,8 +36,7 @@ struct Story {
 fn a_build_is_what_strace_shows() {
     let archive = std::env::var_os("EQL_SENSOR_LIVE_PROJECT")
         .expect("EQL_SENSOR_LIVE_PROJECT names no source; cargo xtask live sets it");
-    let emulated = std::env::var_os("EQL_SENSOR_LIVE_EMULATED").is_some();
-    let targets = if emulated { FEW } else { EVERYTHING };
+    let targets = if is_guest() { FEW } else { EVERYTHING };
     for tier in tiers() {
         let scope = Scope::new("build");
         let source = unpack(&scope, Path::new(&archive));

@@ -11,7 +11,7 @@ use std::path::Path;
 use crate::build::unpack;
 use crate::daemon::{Daemon, shipped_rules, text};
 use crate::scope::Scope;
-use crate::tiers;
+use crate::{is_guest, tiers};
 
 const ACTS: &str = include_str!("shipped.sh");
 
@@ -79,13 +79,12 @@ exec chroot root apt-get -qq -y -o Dpkg::Use-Pty=0 --reinstall --no-install-reco
 fn a_build_and_an_installation_raise_no_alert() {
     let archive = std::env::var_os("EQL_SENSOR_LIVE_PROJECT")
         .expect("EQL_SENSOR_LIVE_PROJECT names no source; cargo xtask live sets it");
-    let emulated = std::env::var_os("EQL_SENSOR_LIVE_EMULATED").is_some();
     for tier in tiers() {
         let scope = Scope::new("silent");
         let source = unpack(&scope, Path::new(&archive));
         scope.write("install.sh", INSTALL);
         let daemon = Daemon::run_with(&scope, &tier, &shipped_rules(), &[]);
-        let target = if emulated { "lctype.o" } else { "generic" };
+        let target = if is_guest() { "lctype.o" } else { "generic" };
         let built = scope
             .command(&["make", "-j2", "MYCFLAGS=-O0", target])
             .current_dir(&source)
@@ -93,7 +92,7 @@ fn a_build_and_an_installation_raise_no_alert() {
             .unwrap();
         assert!(built.status.success(), "{built:?}");
         // A guest has neither packages to fetch nor a root that can be laid under another.
-        if !emulated {
+        if !is_guest() {
             scope.run(&["unshare", "--mount", "sh", "install.sh"]);
         }
         let ended = daemon.stop();
