@@ -29,6 +29,10 @@ const END_WAIT: Duration = Duration::from_secs(1);
 const LAST_WAIT: Duration = Duration::from_millis(20);
 /// Between two looks at whether it is.
 const STEP: Duration = Duration::from_millis(10);
+/// How long a process may take to stop.
+const STOP_WAIT: Duration = Duration::from_millis(100);
+/// Processes looked at for children.
+const PROCESSES_MAX: usize = 1 << 22;
 /// Processes above this one that are looked at.
 const ABOVE_MAX: usize = 64;
 
@@ -123,7 +127,51 @@ impl Guard {
         if !self.is_in_scope(target.pid) {
             return refused(Refusal::OutOfScope);
         }
-        Ok(Found { process })
+        Ok(Found {
+            process,
+            pid: target.pid,
+        })
+    }
+
+    /// Stops a process that is to be killed, so that it makes no more children.
+    pub(super) fn hold(&self, found: &Found) {
+        if pidfd_send_signal(&found.process, Signal::STOP).is_err() {
+            // The one that kills it says why.
+            return;
+        }
+        let begun = Instant::now();
+        let runs = || {
+            let stat = self.procfs.stat(found.pid);
+            stat.is_some_and(|stat| !matches!(stat.state, b'T' | b't' | b'Z' | b'X'))
+        };
+        while runs() && begun.elapsed() < STOP_WAIT {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The children of a process; none once it has ended, when its pid may be another's.
+    pub(super) fn children(&self, found: &Found) -> Vec<Target> {
+        let pids = self.procfs.pids(PROCESSES_MAX);
+        let stats = pids.into_iter().filter_map(|pid| self.procfs.stat(pid));
+        let children = stats.filter(|stat| stat.parent == found.pid);
+        let children: Vec<Target> = children
+            .map(|stat| {
+                let start_ns = stat.start_ticks.saturating_mul(TICK_NS);
+                let executable = self.procfs.link(stat.pid, "exe");
+                Target {
+                    pid: stat.pid,
+                    entity_id: self.ids.entity_id(stat.pid, start_ns),
+                    name: Some(String::from_utf8_lossy(&stat.comm).into()),
+                    executable: (!executable.is_empty())
+                        .then(|| String::from_utf8_lossy(&executable).into()),
+                    command_line: None,
+                }
+            })
+            .collect();
+        if found.ends_within(Duration::ZERO) {
+            return Vec::new();
+        }
+        children
     }
 
     /// Whether the sensor would go with it.
@@ -157,6 +205,7 @@ impl Guard {
 #[derive(Debug)]
 pub struct Found {
     process: OwnedFd,
+    pid: u32,
 }
 
 impl Found {

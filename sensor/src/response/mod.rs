@@ -22,6 +22,8 @@ pub use kill::{Guard, Refusal};
 
 /// Orders that wait at most; each may take as long as a process takes to end.
 const ORDERS_MAX: usize = 256;
+/// Most descendants that go with one process.
+const TREE_MAX: usize = 1024;
 /// What [`config::Response::per_minute_max`] is about.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -267,31 +269,67 @@ impl Shared {
     fn serve(&self, orders: &Receiver<(Order, config::Response)>) {
         let mut limit = Limit::default();
         while let Ok((order, settings)) = orders.recv() {
-            let outcome = self.carry_out(order.target.as_ref(), &settings, &mut limit);
+            self.carry_out(order, &settings, &mut limit);
+        }
+    }
+
+    /// The process and, where the action asks for them, its descendants, each a deed of its own.
+    fn carry_out(&self, order: Order, settings: &config::Response, limit: &mut Limit) {
+        let mut waiting = VecDeque::from([order]);
+        let mut left = TREE_MAX;
+        while let Some(order) = waiting.pop_front() {
+            let (outcome, children) = match &order.target {
+                Some(target) => self.one(target, order.action.tree, settings, limit),
+                None => {
+                    let why = "the event does not tell which process it is";
+                    (Outcome::Failed(why.to_owned()), Vec::new())
+                }
+            };
+            if children.len() > left {
+                tracing::error!(
+                    "a process has more than {TREE_MAX} descendants: the rest is left alone"
+                );
+            }
+            for child in children.into_iter().take(left) {
+                left -= 1;
+                waiting.push_back(Order {
+                    target: Some(child),
+                    ..order.clone()
+                });
+            }
             self.done(order, outcome);
         }
     }
 
-    fn carry_out(
+    /// What came of one process, and its children where they are asked for.
+    fn one(
         &self,
-        target: Option<&Target>,
+        target: &Target,
+        tree: bool,
         settings: &config::Response,
         limit: &mut Limit,
-    ) -> Outcome {
-        let Some(target) = target else {
-            return Outcome::Failed("the event does not tell which process it is".to_owned());
-        };
+    ) -> (Outcome, Vec<Target>) {
         let found = match self.guard.find(target) {
             Ok(found) => found,
-            Err(outcome) => return outcome,
+            Err(outcome) => return (outcome, Vec::new()),
         };
         if !limit.allows(Instant::now(), settings.per_minute_max) {
-            return Outcome::Limited(settings.per_minute_max);
+            return (Outcome::Limited(settings.per_minute_max), Vec::new());
         }
-        if settings.dry_run {
-            return found.would_end();
+        if tree && !settings.dry_run {
+            self.guard.hold(&found);
         }
-        found.end(&self.is_ending)
+        let children = if tree {
+            self.guard.children(&found)
+        } else {
+            Vec::new()
+        };
+        let outcome = if settings.dry_run {
+            found.would_end()
+        } else {
+            found.end(&self.is_ending)
+        };
+        (outcome, children)
     }
 }
 

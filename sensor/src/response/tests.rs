@@ -326,3 +326,73 @@ fn a_dry_run_only_tells_and_off_does_not_even_ask() {
     off.responder.set(config::Response::default());
     assert_eq!(off.responder.report().mode, Mode::Off);
 }
+
+/// An order about a shell with a child that has a child: what is told of each from the top, and who lives.
+fn family(settings: config::Response, tree: bool, expected: &[&str], living: [bool; 3]) {
+    let script = "sh -c 'sleep 600 & echo $$ $!; wait' & wait";
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).stdout(Stdio::piped());
+    let mut shell = command.spawn().unwrap();
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(shell.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    let below: Vec<u32> = line
+        .split_whitespace()
+        .map(|n| n.parse().unwrap())
+        .collect();
+    let pids = [shell.id(), below[0], below[1]];
+    let guard = guard();
+    let entities = pids.map(|pid| guard.entity_id(pid));
+
+    let bench = Bench::new(settings);
+    let rule = sample::rule_that_kills("process where true");
+    let mut action = rule.actions[0];
+    action.tree = tree;
+    let alert = sample::alert(&rule, &[], 0);
+    let target = target(pids[0], Arc::clone(&entities[0]));
+    bench.responder.order(&alert, vec![(action, Some(target))]);
+    while bench.told.lock().unwrap().len() < expected.len() {
+        std::thread::yield_now();
+    }
+    bench.responder.end();
+    let told = bench.told.lock().unwrap();
+    let of: Vec<Arc<str>> = told
+        .iter()
+        .map(|deed| Arc::clone(&deed.order.target.as_ref().unwrap().entity_id))
+        .collect();
+    assert_eq!(of, entities[..of.len()], "parents first");
+    let words: Vec<&str> = told.iter().map(|deed| deed.outcome.word()).collect();
+    assert_eq!(words, expected);
+    let stands = |pid: u32| Procfs::default().stat(pid).map(|stat| stat.state);
+    let lives = |pid| stands(pid).is_some_and(|state| !matches!(state, b'Z' | b'X'));
+    assert_eq!(pids.map(lives), living, "{expected:?}");
+    for pid in pids {
+        assert_ne!(stands(pid), Some(b'T'), "left stopped");
+    }
+    for pid in pids.into_iter().filter(|pid| lives(*pid)) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+    shell.wait().unwrap();
+}
+
+#[test]
+fn descendants_go_along_when_they_are_asked_for() {
+    let on = config::Response {
+        per_minute_max: 10,
+        ..ON
+    };
+    family(on, true, &["killed", "killed", "killed"], [false; 3]);
+    family(on, false, &["killed"], [false, true, true]);
+    // Each counts for the limit, and what is below one that is spared is spared.
+    let one = config::Response {
+        per_minute_max: 1,
+        ..ON
+    };
+    family(one, true, &["killed", "limited"], [false, true, true]);
+    let dry = config::Response {
+        dry_run: true,
+        ..on
+    };
+    family(dry, true, &["dry_run", "dry_run", "dry_run"], [true; 3]);
+}

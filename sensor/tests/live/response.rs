@@ -18,8 +18,9 @@ use crate::tiers;
 /// Longest that anything here takes, in an emulated guest with other work.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// One kills the program it is about, one who started it, one the first of two.
-const RULES: [(&str, &str); 3] = [
+/// One kills the program it is about, one who started it, one that with all it started, one the first of
+/// two.
+const RULES: [(&str, &str); 4] = [
     (
         "victim.toml",
         r#"[rule]
@@ -43,6 +44,20 @@ query = 'process where event.action == "exec" and process.name == "child"'
 [[actions]]
 action = "kill_process"
 field = "process.parent.entity_id"
+"#,
+    ),
+    (
+        "kin.toml",
+        r#"[rule]
+rule_id = "5b0a51f2-6a0c-4dd9-8b5b-0a6f6c5d3b04"
+name = "Kin Runs"
+type = "eql"
+query = 'process where event.action == "exec" and process.name == "kin"'
+
+[[actions]]
+action = "kill_process"
+field = "process.parent.entity_id"
+tree = true
 "#,
     ),
     (
@@ -106,7 +121,7 @@ impl Stage {
         for (name, text) in RULES {
             fs::write(folder.path().join("rules").join(name), text).unwrap();
         }
-        for name in ["victim", "bystander", "child", "one", "two"] {
+        for name in ["victim", "bystander", "child", "kin", "one", "two"] {
             std::os::unix::fs::symlink("/bin/sleep", scope.folder().join(name)).unwrap();
         }
         let stage = Stage { scope, folder };
@@ -139,10 +154,19 @@ impl Stage {
         Daemon::launch(&self.scope, tier, command)
     }
 
-    /// A program inside the scope, a child of this test.
+    /// A program inside the scope, a child of this test. Comes back once it runs, so that what is run next comes after it.
     fn run(&self, arguments: &[&str]) -> Running {
         let mut command = self.scope.command(arguments);
-        Running(command.stdin(Stdio::null()).spawn().unwrap())
+        let mut running = Running(command.stdin(Stdio::null()).spawn().unwrap());
+        let name = arguments[0].trim_start_matches("./");
+        let comm = format!("/proc/{}/comm", running.0.id());
+        let started = Instant::now();
+        // One that was killed at once has run, too.
+        while running.lives() && fs::read_to_string(&comm).is_ok_and(|comm| comm.trim() != name) {
+            assert!(started.elapsed() < LIMIT, "{name} does not run");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        running
     }
 }
 
@@ -252,6 +276,34 @@ fn an_earlier_step_s_process_is_killed_when_the_sequence_completes() {
         );
         assert!(two.lives(), "{tier}");
         assert_eq!(counted(&daemon).1, [1, 0, 0, 0]);
+        daemon.stop();
+    }
+}
+
+#[test]
+fn a_parent_is_killed_with_all_that_it_started() {
+    for tier in tiers() {
+        let stage = Stage::new("tree", "enabled = true\ndry_run = false\n");
+        let mut daemon = stage.daemon(&tier);
+        let mut other = stage.run(&["./bystander", "600"]);
+        let script = "./bystander 600 & ./kin 600; exit 3";
+        let mut shell = stage.run(&["sh", "-c", script]);
+        assert_eq!(shell.signal(&daemon), Some(9), "{tier}");
+        let killed = |lines: &[Value]| {
+            let deeds = lines
+                .iter()
+                .filter(|line| text(line, "event.action") == "process_killed");
+            deeds
+                .map(|deed| text(deed, "process.name").to_owned())
+                .collect::<Vec<_>>()
+        };
+        let lines = daemon.wait_from(0, "three ends", |lines| killed(lines).len() == 3);
+        let mut names = killed(&lines);
+        assert_eq!(names.remove(0), "sh", "{tier}: the parent first");
+        names.sort();
+        assert_eq!(names, ["bystander", "kin"], "{tier}");
+        assert!(other.lives(), "{tier}");
+        assert_eq!(counted(&daemon).1, [3, 0, 0, 0]);
         daemon.stop();
     }
 }
