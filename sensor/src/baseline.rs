@@ -422,7 +422,8 @@ mod tests {
             fs::write(&path, text).unwrap();
             let store = Store::new(directory.path());
             let mut run = Run::new(&five_days);
-            let restored = store.restore(&mut run.engine, (&[Arc::clone(&five_days)], 1), 0, START_NS);
+            let restored =
+                store.restore(&mut run.engine, (&[Arc::clone(&five_days)], 1), 0, START_NS);
             assert_eq!(restored.learning, 1);
             assert!(!path.exists());
             let aside = directory.path().join(format!("{FILE_NAME}.broken"));

@@ -113,6 +113,28 @@ fn a_broken_rule_keeps_its_last_good_version_and_a_new_one_stays_out() {
 }
 
 #[test]
+fn an_override_reaches_a_rule_in_its_last_good_version() {
+    let place = Place::new();
+    place.rule("a", "x");
+    fs::create_dir(place.path("overrides")).unwrap();
+    let folder = place.path("overrides");
+    let settings = format!("[rules]\noverrides = [\"{}\"]\n", folder.display());
+    place.write("settings", &settings);
+    let (old, _) = place.build(&[]).unwrap();
+    place.write("rules/a.toml", "[rule]\nquery = '");
+    place.write(
+        "overrides/o.toml",
+        "[[override]]\nrule_id = \"a\"\nrisk_score = 99\n",
+    );
+    let good: Vec<_> = old.roster.iter().cloned().collect();
+    let (new, _) = place.build(&good).unwrap();
+    assert_eq!(names(&new.roster), [("a", true)]);
+    let risk = |set: &Set| set.roster.rules[0].rule.risk_score;
+    assert_eq!(risk(&new), 99);
+    assert_ne!(risk(&old), 99, "the set that runs stays as it is");
+}
+
+#[test]
 fn what_can_not_be_read_changes_nothing() {
     let place = Place::new();
     place.rule("a", "x");

@@ -36,7 +36,7 @@ use crate::eql::query::{Form, Key, Pipe};
 use crate::event::{Kind, Kinds};
 
 /// One rule that can be matched.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Rule {
     pub path: Arc<Path>,
     pub shape: Shape,

@@ -189,10 +189,11 @@ impl Tuning {
             let severity = of_rule.clone().filter_map(|o| o.severity).next_back();
             let risk_score = of_rule.clone().filter_map(|o| o.risk_score).next_back();
             let actions = of_rule.filter_map(|o| o.actions).next_back();
-            let Some(rule) = Arc::get_mut(rule) else {
-                // Rules were just loaded and are not shared yet.
+            if severity.is_none() && risk_score.is_none() && actions != Some(false) {
                 continue;
-            };
+            }
+            // One that runs in its last good version is shared with the set before, which must stay as it is.
+            let rule = Arc::make_mut(rule);
             if let Some(severity) = severity {
                 rule.severity = severity;
                 rule.risk_score = severity.risk_score();
