@@ -289,82 +289,82 @@ fn an_output_that_goes_away_costs_its_own_alerts_and_is_used_again() {
     }
 }
 
-/// Sets the clock of this machine ahead or back, by so many seconds.
-fn step_clock(seconds: i64) {
-    use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
-    let now = clock_gettime(ClockId::Realtime);
-    let set = Timespec {
-        tv_sec: now.tv_sec + seconds,
-        ..now
-    };
-    clock_settime(ClockId::Realtime, set).unwrap();
-}
+/// What is done to a machine only where it is the tests' own; by this name the others leave it out.
+mod guests_only {
+    use super::*;
 
-/// Seconds since 1970 of an alert's time, to the second.
-fn seconds_of(alert: &Value) -> i64 {
-    let time: jiff::Timestamp = text(alert, "@timestamp").parse().unwrap();
-    time.as_second()
-}
-
-#[test]
-fn a_clock_set_by_an_hour_changes_what_is_printed_and_nothing_else() {
-    const HOUR: i64 = 3600;
-    if std::env::var_os("EQL_SENSOR_LIVE_EMULATED").is_none() {
-        println!(
-            "not here: the clock of a machine that others use is left alone; guests have their own"
-        );
-        return;
-    }
-    for tier in tiers() {
-        let mut stage = Stage::new("clock");
-        fs::write(stage.rules.path().join("soon.toml"), SOON).unwrap();
-        let mut daemon = Daemon::launch(&stage.scope, &tier, stage.command(&[]));
-        for (word, seconds) in [("ahead", HOUR), ("back", -2 * HOUR), ("home", HOUR)] {
-            stage.shell.run(&format!("./one {word}"));
-            step_clock(seconds);
-            stage.shell.run(&format!("./two {word}"));
-            let pair = daemon.wait_for(word, |line| {
-                text(line, "rule.name") == "One Then Two" && argument_of(line) == word
-            });
-            assert_eq!(argument_of(&pair), word);
-            // The wall clock is looked at once a second.
-            let started = Instant::now();
-            let mut tries = 0;
-            loop {
-                tries += 1;
-                let argument = format!("{word}-{tries}");
-                stage.act(&argument);
-                let now = jiff::Timestamp::now().as_second();
-                let alert = daemon.wait_for(&argument, |line| argument_of(line) == argument);
-                let off = seconds_of(&alert) - now;
-                if off.abs() <= 5 {
-                    break;
-                }
-                assert!((off + seconds).abs() <= 60, "{word}: off by {off} s");
-                assert!(started.elapsed() < LIMIT, "{word}: still off by {off} s");
-            }
-            println!("{tier}: {word} by {seconds} s, printed right after {tries} acts");
-        }
-        // Too late by the time that passed, though the clock says that it was an hour before.
-        stage.shell.run("./one late");
-        std::thread::sleep(Duration::from_secs(6));
-        step_clock(-HOUR);
-        stage.shell.run("./two late");
-        step_clock(HOUR);
-        let pairs = |line: &Value, name: &str| {
-            text(line, "rule.name") == name && argument_of(line) == "late"
+    /// Sets the clock of this machine ahead or back, by so many seconds.
+    fn step_clock(seconds: i64) {
+        use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
+        let now = clock_gettime(ClockId::Realtime);
+        let set = Timespec {
+            tv_sec: now.tv_sec + seconds,
+            ..now
         };
-        daemon.wait_for("the pair", |line| pairs(line, "One Then Two"));
-        stage.act("last");
-        alert_of(&mut daemon, "last");
-        let lines = daemon.stop().lines;
-        assert!(!lines.iter().any(|line| pairs(line, "Soon")), "{tier}");
-        for word in ["ahead", "back", "home"] {
-            let soon =
-                |line: &&Value| text(line, "rule.name") == "Soon" && argument_of(line) == word;
-            println!("{tier}: {word}: {} soon", lines.iter().filter(soon).count());
+        clock_settime(ClockId::Realtime, set).unwrap();
+    }
+
+    /// Seconds since 1970 of an alert's time, to the second.
+    fn seconds_of(alert: &Value) -> i64 {
+        let time: jiff::Timestamp = text(alert, "@timestamp").parse().unwrap();
+        time.as_second()
+    }
+
+    #[test]
+    fn a_clock_set_by_an_hour_changes_what_is_printed_and_nothing_else() {
+        const HOUR: i64 = 3600;
+        assert!(crate::is_guest(), "the clock here is not the test's own");
+        for tier in tiers() {
+            let mut stage = Stage::new("clock");
+            fs::write(stage.rules.path().join("soon.toml"), SOON).unwrap();
+            let mut daemon = Daemon::launch(&stage.scope, &tier, stage.command(&[]));
+            for (word, seconds) in [("ahead", HOUR), ("back", -2 * HOUR), ("home", HOUR)] {
+                stage.shell.run(&format!("./one {word}"));
+                step_clock(seconds);
+                stage.shell.run(&format!("./two {word}"));
+                let pair = daemon.wait_for(word, |line| {
+                    text(line, "rule.name") == "One Then Two" && argument_of(line) == word
+                });
+                assert_eq!(argument_of(&pair), word);
+                // The wall clock is looked at once a second.
+                let started = Instant::now();
+                let mut tries = 0;
+                loop {
+                    tries += 1;
+                    let argument = format!("{word}-{tries}");
+                    stage.act(&argument);
+                    let now = jiff::Timestamp::now().as_second();
+                    let alert = daemon.wait_for(&argument, |line| argument_of(line) == argument);
+                    let off = seconds_of(&alert) - now;
+                    if off.abs() <= 5 {
+                        break;
+                    }
+                    assert!((off + seconds).abs() <= 60, "{word}: off by {off} s");
+                    assert!(started.elapsed() < LIMIT, "{word}: still off by {off} s");
+                }
+                println!("{tier}: {word} by {seconds} s, printed right after {tries} acts");
+            }
+            // Too late by the time that passed, though the clock says that it was an hour before.
+            stage.shell.run("./one late");
+            std::thread::sleep(Duration::from_secs(6));
+            step_clock(-HOUR);
+            stage.shell.run("./two late");
+            step_clock(HOUR);
+            let pairs = |line: &Value, name: &str| {
+                text(line, "rule.name") == name && argument_of(line) == "late"
+            };
+            daemon.wait_for("the pair", |line| pairs(line, "One Then Two"));
+            stage.act("last");
+            alert_of(&mut daemon, "last");
+            let lines = daemon.stop().lines;
+            assert!(!lines.iter().any(|line| pairs(line, "Soon")), "{tier}");
+            for word in ["ahead", "back", "home"] {
+                let soon =
+                    |line: &&Value| text(line, "rule.name") == "Soon" && argument_of(line) == word;
+                println!("{tier}: {word}: {} soon", lines.iter().filter(soon).count());
+            }
+            stage.shell.end();
         }
-        stage.shell.end();
     }
 }
 
