@@ -132,6 +132,15 @@ struct Programs {
     kept: Option<Kept>,
 }
 
+impl Programs {
+    /// Runs the kernel skipped, by program.
+    fn skipped(&self) -> Vec<(&'static str, u64)> {
+        let mut skipped = missed::skipped(&self.ebpf);
+        skipped.extend(self.adopted.iter().filter_map(Adopted::skipped));
+        skipped
+    }
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What a thread that panicked was about to attach is missing; what is there is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -304,6 +313,7 @@ impl Kernel {
     /// Detaches every program, unless somebody else keeps them attached; what is in the ring can still be drained, and the counters still be read.
     pub fn detach(&mut self) {
         let mut programs = locked(&self.programs);
+        locked(&self.missed).end(programs.skipped());
         for program in programs::all() {
             let Some(loaded) = programs.ebpf.program_mut(program.name) else {
                 continue;
@@ -354,8 +364,8 @@ impl Kernel {
             }
             kinds.push((kind, counters));
         }
-        let mut skipped = missed::skipped(ebpf);
-        skipped.extend(programs.adopted.iter().filter_map(Adopted::skipped));
+        // In this order: what is skipped in between would look as if nothing made up for it.
+        let skipped = programs.skipped();
         let made_up = missed::made_up(ebpf)?;
         let skipped = locked(&self.missed).of(skipped, &made_up);
         let counters = Counters {

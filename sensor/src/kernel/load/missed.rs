@@ -55,11 +55,21 @@ fn missed(skipped: Vec<(&'static str, u64)>, made_up: &[u64]) -> Vec<(&'static s
     missed.collect()
 }
 
-/// What was missed when it was last looked at, by program.
+/// What was missed, by program.
 #[derive(Default)]
-pub(super) struct Missed(Vec<(&'static str, u64)>);
+pub(super) struct Missed {
+    /// When it was last looked at.
+    last: Vec<(&'static str, u64)>,
+    /// Runs that were skipped when the programs were detached: the kernel tells no more of them.
+    ended: Option<Vec<(&'static str, u64)>>,
+}
 
 impl Missed {
+    /// No program runs any more.
+    pub(super) fn end(&mut self, skipped: Vec<(&'static str, u64)>) {
+        self.ended.get_or_insert(skipped);
+    }
+
     /// What was missed at the last look and still is: between a run that is skipped and the one of the second instance there can be a
     /// moment.
     pub(super) fn of(
@@ -67,15 +77,16 @@ impl Missed {
         skipped: Vec<(&'static str, u64)>,
         made_up: &[u64],
     ) -> Vec<(&'static str, u64)> {
-        let missed = missed(skipped, made_up);
+        let missed = missed(self.ended.clone().unwrap_or(skipped), made_up);
         let settled = missed.iter().map(|(name, count)| {
             let is_twice = SECONDS.iter().any(|second| second.first == *name);
-            let before = self.0.iter().find(|(of, _)| of == name);
+            let is_over = self.ended.is_some() || !is_twice;
+            let before = self.last.iter().find(|(of, _)| of == name);
             let before = before.map_or(0, |(_, count)| *count);
-            (*name, if is_twice { before.min(*count) } else { *count })
+            (*name, if is_over { *count } else { before.min(*count) })
         });
         let settled = settled.collect();
-        self.0 = missed;
+        self.last = missed;
         settled
     }
 }
@@ -128,6 +139,18 @@ mod tests {
             let expected = [("socket_call", expected.0), ("file_create", expected.1)];
             assert_eq!(settled, expected);
         }
+    }
+
+    #[test]
+    fn what_was_missed_is_known_after_the_end() {
+        let mut looked = Missed::default();
+        assert_eq!(
+            looked.of(vec![("socket_call", 0)], &[]),
+            [("socket_call", 0)]
+        );
+        looked.end(vec![("socket_call", 5)]);
+        looked.end(Vec::new());
+        assert_eq!(looked.of(Vec::new(), &[]), [("socket_call", 5)]);
     }
 
     #[test]
