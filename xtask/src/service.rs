@@ -5,6 +5,7 @@
 
 mod container;
 mod journal;
+mod kills;
 
 use std::fs;
 use std::path::Path;
@@ -69,6 +70,7 @@ const STEPS: &[Step] = &[
     ("the journal explains alerts and lifecycle", explains),
     ("a reload takes up rules, or is refused aloud", reloads),
     ("a sequence goes on over a kill and over a restart", goes_on),
+    ("pairs are told through twenty kills", kills::outlives_kills),
     ("manual pages and completions are there", manuals),
     (
         "60,000 alerts outlive restarts of the journal",
