@@ -15,6 +15,8 @@ use crate::{is_guest, tiers};
 
 const ACTS: &str = include_str!("shipped.sh");
 
+const OUTSIDE_MODULE: &str = "Kernel Module From Outside the Kernel Loaded";
+
 /// Names of all shipped rules.
 fn names() -> BTreeSet<String> {
     let rules = sensor::rule::load(&[shipped_rules()]).rules;
@@ -27,8 +29,8 @@ fn left_out() -> Vec<&'static str> {
     vec![
         // The chain of its own tests, which need a compiler's `-o` and the loopback interface.
         "Network Connection via Recently Compiled Executable",
-        // A module that taints needs one built for the running kernel.
-        "Kernel Module From Outside the Kernel Loaded",
+        // It has a test of its own, in guests.
+        OUTSIDE_MODULE,
     ]
 }
 
@@ -58,6 +60,49 @@ fn every_shipped_rule_fires_on_what_it_is_about() {
         let more: Vec<_> = fired.difference(&expected).collect();
         assert!(more.is_empty(), "{tier}: {more:?}");
         let _ = fs::remove_dir_all(scope.folder().join("shadow"));
+    }
+}
+
+/// Loads a module as the makers of the kernel built it, then the same without the word that it is theirs and without their
+/// signature.
+const MODULES: &str = r#"
+set -eu
+PATH=$PATH:/usr/sbin:/sbin
+module=$(find -L "/lib/modules/$(uname -r)" -name 'dummy.ko*' | head -n 1)
+case $module in
+    *.xz) xz -dc "$module" >inside.ko ;;
+    *) cp "$module" inside.ko ;;
+esac
+LC_ALL=C sed 's/intree=Y/outree=Y/; s/~Module signature appended~/~Module signature cut off~/' inside.ko >outside.ko
+for file in inside.ko outside.ko; do
+    insmod $file
+    rmmod dummy
+done
+"#;
+
+/// What is done to a kernel only where it is the tests' own; by this name the others leave it out.
+mod guests_only {
+    use super::*;
+
+    #[test]
+    fn a_module_from_outside_is_told_and_the_kernels_own_is_not() {
+        assert!(is_guest(), "the kernel here is not the test's own");
+        let rule = shipped_rules().join("defense_evasion_foreign_kernel_module_loaded.toml");
+        for tier in tiers() {
+            let scope = Scope::new("module");
+            scope.write("modules.sh", MODULES);
+            let mut daemon = Daemon::run_with(&scope, &tier, &rule, &[]);
+            scope.run(&["sh", "modules.sh"]);
+            daemon.wait_for("alert", |_| true);
+            let alerts = daemon.stop().lines;
+            let told = alerts.iter().map(|alert| {
+                let [rule, command] =
+                    ["rule.name", "process.command_line"].map(|path| text(alert, path));
+                (rule, command)
+            });
+            let told: Vec<_> = told.collect();
+            assert_eq!(told, [(OUTSIDE_MODULE, "insmod outside.ko")], "{tier}");
+        }
     }
 }
 
