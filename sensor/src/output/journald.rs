@@ -39,10 +39,12 @@ const PAUSE_FIRST: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A link the service manager makes anew with each start of the journal: it names the invocation.
 const INVOCATION: &str = "/run/systemd/units/invocation:systemd-journald.service";
-/// Entries kept for a journal that is killed: more than its socket queues (`net.unix.max_dgram_qlen`, 10 unless set), twice.
-const RECENT_MAX: usize = 32;
-/// Longest entry kept for that.
+/// Entries kept for a journal that is killed: what it had in its hand is behind all that its socket queues. The service manager
+/// raises that queue to 512 datagrams (`net.unix.max_dgram_qlen`); twice as many.
+const RECENT_MAX: usize = 1024;
+/// Longest entry kept for that, and all of them together: no more bytes than the send buffer has room for are on their way.
 const RECENT_BYTES_MAX: usize = 256 << 10;
+const RECENT_TOTAL_MAX: usize = SEND_BUFFER_BYTES;
 /// How long before its next start a journal may have been killed.
 const KILLED_BEFORE: Duration = Duration::from_secs(5);
 /// What marks an entry that may be there already.
@@ -63,8 +65,42 @@ pub struct Journald {
     entry: Vec<u8>,
     /// Which start of the journal took the last entry, where that can be told.
     invocation: Option<(OsString, SystemTime)>,
-    /// What it took last, and when.
-    recent: VecDeque<(SystemTime, Vec<u8>)>,
+    recent: Recent,
+}
+
+/// What the journal took last, and when; nothing that would not be sent again.
+#[derive(Default)]
+struct Recent {
+    entries: VecDeque<(SystemTime, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, sent: SystemTime, entry: &[u8]) {
+        if entry.len() > RECENT_BYTES_MAX {
+            return;
+        }
+        // The next start of the journal is to come.
+        let since = sent.checked_sub(KILLED_BEFORE);
+        while let Some((sent, oldest)) = self.entries.front()
+            && (self.entries.len() >= RECENT_MAX
+                || self.bytes + entry.len() > RECENT_TOTAL_MAX
+                || since.is_some_and(|since| *sent < since))
+        {
+            self.bytes -= oldest.len();
+            self.entries.pop_front();
+        }
+        self.bytes += entry.len();
+        self.entries.push_back((sent, entry.to_vec()));
+    }
+
+    /// Gives away what was sent since then.
+    fn take(&mut self, since: Option<SystemTime>) -> impl Iterator<Item = Vec<u8>> + use<> {
+        self.bytes = 0;
+        let entries = std::mem::take(&mut self.entries).into_iter();
+        let doubtful = entries.filter(move |(sent, _)| since.is_none_or(|since| *sent >= since));
+        doubtful.map(|(_, entry)| entry)
+    }
 }
 
 impl Journald {
@@ -86,7 +122,7 @@ impl Journald {
             socket: None,
             entry: Vec::new(),
             invocation: None,
-            recent: VecDeque::new(),
+            recent: Recent::default(),
         }
     }
 
@@ -120,13 +156,7 @@ impl Journald {
         }
         if self.invocation.is_some() {
             let since = found.1.checked_sub(KILLED_BEFORE);
-            let doubtful: Vec<Vec<u8>> = self
-                .recent
-                .drain(..)
-                .filter(|(sent, _)| since.is_none_or(|since| *sent >= since))
-                .map(|(_, entry)| entry)
-                .collect();
-            for entry in doubtful {
+            for entry in self.recent.take(since) {
                 self.entry = entry;
                 self.entry.extend_from_slice(RESENT);
                 self.deliver(give_up)?;
@@ -139,13 +169,7 @@ impl Journald {
     /// Hands over the entry, and keeps it in case the journal is killed.
     fn deliver_and_keep(&mut self, give_up: &AtomicBool) -> io::Result<()> {
         self.deliver(give_up)?;
-        if self.recent.len() == RECENT_MAX {
-            self.recent.pop_front();
-        }
-        if self.entry.len() <= RECENT_BYTES_MAX {
-            self.recent
-                .push_back((SystemTime::now(), self.entry.clone()));
-        }
+        self.recent.push(SystemTime::now(), &self.entry);
         Ok(())
     }
 
@@ -385,6 +409,34 @@ mod tests {
         let journal = UnixDatagram::bind(&path).unwrap();
         let writer = Journald::at(&path);
         (directory, journal, writer)
+    }
+
+    #[test]
+    fn what_was_sent_lately_is_kept_within_bounds() {
+        let mut recent = Recent::default();
+        let begun = SystemTime::now();
+        for second in 0..10 {
+            recent.push(begun + Duration::from_secs(second), b"entry");
+        }
+        assert_eq!(
+            (recent.entries.len(), recent.bytes),
+            (6, 30),
+            "five seconds"
+        );
+        let now = begun + Duration::from_secs(9);
+        for _ in 0..2 * RECENT_MAX {
+            recent.push(now, b"entry");
+        }
+        assert_eq!(recent.entries.len(), RECENT_MAX);
+        recent.push(now, &vec![0; RECENT_BYTES_MAX + 1]);
+        assert_eq!(recent.bytes, RECENT_MAX * 5);
+        for _ in 0..100 {
+            recent.push(now, &vec![0; RECENT_BYTES_MAX]);
+        }
+        let whole = RECENT_TOTAL_MAX / RECENT_BYTES_MAX;
+        assert_eq!(recent.entries.len(), whole);
+        assert_eq!(recent.take(Some(now)).count(), whole);
+        assert_eq!((recent.entries.len(), recent.bytes), (0, 0));
     }
 
     static NOT_ENDING: AtomicBool = AtomicBool::new(false);
