@@ -68,7 +68,7 @@ fn every_shipped_rule_fires_on_what_it_is_about() {
 const MODULES: &str = r#"
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
-module=$(find -L "/lib/modules/$(uname -r)" -name 'dummy.ko*' | head -n 1)
+for module in "/lib/modules/$(uname -r)/kernel/drivers/net/dummy.ko"*; do :; done
 case $module in
     *.xz) xz -dc "$module" >inside.ko ;;
     *) cp "$module" inside.ko ;;
