@@ -3,12 +3,10 @@
 //! In: a [`Deed`]. Out: an ECS document, a journal entry, a syslog message. Alerts have numbers; a deed names the number of its alert
 //! and has none of its own.
 
-use std::fmt::Write as _;
-
 use super::journald::{IDENTIFIER, field, field_bytes, maybe};
 use super::json::{ECS_VERSION, Json};
 use super::lifecycle::{self, RESPONSE};
-use super::syslog::{AUTHPRIV, header, parameter, timestamp};
+use super::syslog::Parts;
 use crate::response::{Deed, Outcome};
 
 /// Name of our structured data in syslog.
@@ -104,15 +102,16 @@ pub fn write_entry(deed: &Deed, out: &mut Vec<u8>) {
 #[must_use]
 pub fn syslog_message(deed: &Deed) -> String {
     let order = &deed.order;
-    let mut text = format!(
-        "<{}>1 {} {} {IDENTIFIER} {} response [{DATA_ID}",
-        AUTHPRIV * 8 + level(&deed.outcome),
-        timestamp(deed.wall_ns),
-        header(Some(&deed.host.name), 255),
-        std::process::id(),
-    );
     let target = order.target.as_ref();
-    for (name, value) in [
+    Parts {
+        level: level(&deed.outcome),
+        wall_ns: deed.wall_ns,
+        host: Some(&deed.host.name),
+        id: "response",
+        data_id: DATA_ID,
+        text: &deed.message,
+    }
+    .message([
         ("result", Some(deed.outcome.word().to_owned())),
         ("seq", Some(order.alert.to_string())),
         ("rule", Some(order.rule.name.clone())),
@@ -122,15 +121,7 @@ pub fn syslog_message(deed: &Deed) -> String {
             target.and_then(|target| target.executable.as_deref().map(str::to_owned)),
         ),
         ("pid", target.map(|target| target.pid.to_string())),
-    ] {
-        if let Some(value) = value {
-            // A String takes any write.
-            let _ = write!(text, " {name}=\"{}\"", parameter(&value));
-        }
-    }
-    text.push_str("] ");
-    text.push_str(&deed.message);
-    text
+    ])
 }
 
 /// What a person should know of is a warning.

@@ -16,7 +16,7 @@ use crate::response::Deed;
 use crate::rule::Severity;
 
 /// Security messages that not everybody may read.
-pub(super) const AUTHPRIV: u8 = 10;
+const AUTHPRIV: u8 = 10;
 /// Name of our structured data: 32473 is the number set aside for those who registered none.
 const DATA_ID: &str = "alert@32473";
 
@@ -63,21 +63,21 @@ impl Sink for Syslog {
     }
 }
 
-/// `<PRI>1 TIME HOST eql-sensor PID MSGID [DATA] MESSAGE`; the message id is the rule's id.
+/// An alert as one message; the message id is the rule's id.
 #[must_use]
 pub fn message(alert: &Alert) -> String {
     let rule = &alert.rule;
     let subject = &alert.subject;
-    let mut text = format!(
-        "<{}>1 {} {} {IDENTIFIER} {} {} [{DATA_ID}",
-        AUTHPRIV * 8 + level(rule.severity),
-        timestamp(alert.wall_ns),
-        header(subject.host_name.as_deref(), 255),
-        std::process::id(),
-        header(Some(&rule.id), 32),
-    );
     let process = alert.tree.first();
-    for (name, value) in [
+    Parts {
+        level: level(rule.severity),
+        wall_ns: alert.wall_ns,
+        host: subject.host_name.as_deref(),
+        id: &rule.id,
+        data_id: DATA_ID,
+        text: &alert.message,
+    }
+    .message([
         ("seq", Some(alert.sequence.to_string())),
         ("rule", Some(rule.name.clone())),
         ("ruleId", Some(rule.id.clone())),
@@ -95,26 +95,55 @@ pub fn message(alert: &Alert) -> String {
                 .map(|pid| pid.to_string()),
         ),
         ("user", subject.user_name.clone()),
-    ] {
-        if let Some(value) = value {
-            // A String takes any write.
-            let _ = write!(text, " {name}=\"{}\"", parameter(&value));
+    ])
+}
+
+/// What every message has.
+pub(super) struct Parts<'a> {
+    pub(super) level: u8,
+    pub(super) wall_ns: i64,
+    pub(super) host: Option<&'a str>,
+    pub(super) id: &'a str,
+    pub(super) data_id: &'a str,
+    pub(super) text: &'a str,
+}
+
+impl Parts<'_> {
+    /// `<PRI>1 TIME HOST eql-sensor PID MSGID [DATA] MESSAGE`, with those of the parameters that have a value.
+    pub(super) fn message<const N: usize>(
+        &self,
+        parameters: [(&str, Option<String>); N],
+    ) -> String {
+        let mut text = format!(
+            "<{}>1 {} {} {IDENTIFIER} {} {} [{}",
+            AUTHPRIV * 8 + self.level,
+            timestamp(self.wall_ns),
+            header(self.host, 255),
+            std::process::id(),
+            header(Some(self.id), 32),
+            self.data_id,
+        );
+        for (name, value) in parameters {
+            if let Some(value) = value {
+                // A String takes any write.
+                let _ = write!(text, " {name}=\"{}\"", parameter(&value));
+            }
         }
+        text.push_str("] ");
+        text.push_str(self.text);
+        text
     }
-    text.push_str("] ");
-    text.push_str(&alert.message);
-    text
 }
 
 /// Milliseconds will do; microseconds are the finest the format allows.
-pub(super) fn timestamp(wall_ns: i64) -> String {
+fn timestamp(wall_ns: i64) -> String {
     let mut time = Vec::new();
     json::write_date(wall_ns - wall_ns.rem_euclid(1_000_000), &mut time);
     String::from_utf8_lossy(&time).into_owned()
 }
 
 /// Printable ASCII without spaces, or `-`.
-pub(super) fn header(value: Option<&str>, length_max: usize) -> String {
+fn header(value: Option<&str>, length_max: usize) -> String {
     let text: String = value
         .unwrap_or_default()
         .chars()
@@ -129,7 +158,7 @@ pub(super) fn header(value: Option<&str>, length_max: usize) -> String {
 }
 
 /// A value in quotes, as the format escapes it.
-pub(super) fn parameter(value: &str) -> String {
+fn parameter(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for c in value.chars() {
         match c {
