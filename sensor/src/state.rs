@@ -5,8 +5,8 @@
 //! boot means nothing any more. It is not synced to the disk: it is for the end of this process, not of the machine. Reading it
 //! never panics and never takes half of it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -224,16 +224,10 @@ impl Store {
     }
 
     fn read(&self, host: &Arc<Host>) -> Result<Option<Saved>, ReadError> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let mut bytes = Vec::new();
-        // One byte more, to tell a file that is too long from one that is not.
-        file.take(FILE_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes)?;
-        Saved::read(&bytes, host)
+        match commands::read_kept(&self.path, FILE_BYTES_MAX as u64)? {
+            Some(bytes) => Saved::read(&bytes, host),
+            None => Ok(None),
+        }
     }
 
     /// Puts a state in the place of the one before. Returns its size in bytes.

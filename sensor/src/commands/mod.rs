@@ -33,7 +33,8 @@ mod trial;
 pub mod tune;
 
 use std::fmt::{Display, Write as _};
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -344,6 +345,21 @@ pub(crate) fn put_aside(path: &Path, why: &dyn Display, consequence: &str) {
         "cannot use `{}`: {why}; {moved}; {consequence}",
         path.display()
     );
+}
+
+/// What a file holds, `None` without one. Of a longer one a byte more than `bytes_max`, which tells it from one that is not.
+///
+/// # Errors
+/// It can not be opened or read.
+pub(crate) fn read_kept(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 /// Puts a file in the place of another, whole or not at all.

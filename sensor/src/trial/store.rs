@@ -3,8 +3,8 @@
 //! In: [`Trials`], now and then. Out: one file in the state directory, replaced as a whole, and back at the next start, also after
 //! a boot. A file that can not be used is put aside, loudly; the trials then begin anew. It never holds back the daemon's start.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -182,13 +182,9 @@ impl Store {
     }
 
     fn read(&self) -> Result<Option<Kept>, ReadError> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
+        let Some(text) = commands::read_kept(&self.path, FILE_BYTES_MAX)? else {
+            return Ok(None);
         };
-        let mut text = Vec::new();
-        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut text)?;
         if text.len() as u64 > FILE_BYTES_MAX {
             return Err(ReadError::TooLarge);
         }
