@@ -202,7 +202,8 @@ impl Sequence {
                 last: fresh.at,
                 lead_ns: None,
             };
-            self.place(state, limits, counters, key, new);
+            let entry = state.store.find_or_insert(key.hash, &key.tuple);
+            self.place(state, limits, counters, entry, new);
             placed += 1;
         }
         let replaced = usize::try_from(counters.replaced - before).unwrap_or(usize::MAX);
@@ -311,7 +312,7 @@ impl Sequence {
             lead_ns: lead.map(|l| l.time_ns),
         };
         if self.stages.len() > 1 {
-            self.place_at(state, turn.limits, turn.counters, entry, new);
+            self.place(state, turn.limits, turn.counters, entry, new);
         } else {
             let id = state.store.insert(entry, 0, new);
             self.complete(state, turn, id, out);
@@ -320,18 +321,6 @@ impl Sequence {
 
     /// Puts a partial of one event at its key.
     fn place<E>(
-        &self,
-        state: &mut State<E>,
-        limits: &Limits,
-        counters: &mut RuleCounters,
-        key: &Key<'_>,
-        new: NewPartial<E>,
-    ) {
-        let entry = state.store.find_or_insert(key.hash, &key.tuple);
-        self.place_at(state, limits, counters, entry, new);
-    }
-
-    fn place_at<E>(
         &self,
         state: &mut State<E>,
         limits: &Limits,
