@@ -63,7 +63,7 @@ enum Task {
     Guest(guest::Options),
     /// Build the packages: a .deb and a tarball with an install script
     Dist(dist::Options),
-    /// Test the installed service: real systemd and journal, in a container on an overlay of this system
+    /// Test the installed service: real systemd and journal, in a container on a fresh Debian 12
     Service(service::Options),
     /// Hold the source to the arrows, headers and file sizes of the style page
     Tidy,

@@ -149,6 +149,13 @@ impl PrivateApt {
     }
 }
 
+/// Sources of a Debian release's packages, as this system's apt would list them.
+pub(crate) fn packages_of(suite: &str) -> Result<String> {
+    let sources = Mirrors::configured()?.sources(suite);
+    let packages = sources.lines().filter(|line| line.starts_with("deb "));
+    Ok(packages.flat_map(|line| [line, "\n"]).collect())
+}
+
 /// Where this system fetches Debian from.
 #[derive(Debug, PartialEq, Eq)]
 struct Mirrors {

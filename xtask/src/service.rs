@@ -1,14 +1,15 @@
-//! The installed service under a real systemd and journal: a container booted on an overlay of this very system.
+//! The installed service under a real systemd and journal: a container booted on a fresh Debian 12.
 //!
 //! In: a built daemon. Out: the results of what an administrator does with its package, step by step. Its sensor is scoped to
-//! the container's cgroup. Must never leave a trace on this system: the overlay is in memory and ends with the container.
+//! the container's cgroup. Must never leave a trace in the root it boots: what is written is in memory and ends with the container.
 
 mod container;
+mod debian;
 mod journal;
 mod kills;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -44,7 +45,7 @@ type = "eql"
 query = 'process where event.action == "exec" and process.name == "nobody"'
 "#;
 
-/// Places where an installed package may leave something.
+/// Places where an installed package may leave something of its name.
 const FIND: &str = "find /etc /usr /var /run /opt -xdev -iname '*eql-sensor*' \
                     -not -path '/var/log/journal/*' -not -path '/var/cache/man/*' -not -path '/run/systemd/*' | sort";
 
@@ -52,6 +53,9 @@ const FIND: &str = "find /etc /usr /var /run /opt -xdev -iname '*eql-sensor*' \
 pub(crate) struct Options {
     /// Only steps whose name contains one of these; the package is installed in any case
     filters: Vec<String>,
+    /// On an overlay of this very system instead of a fresh Debian 12, for a machine that is set to no Debian mirror
+    #[arg(long)]
+    here: bool,
 }
 
 /// One step: what it shows, and how.
@@ -82,13 +86,19 @@ const STEPS: &[Step] = &[
 
 /// `cargo xtask service`.
 pub(crate) fn command(root: &Path, options: &Options) -> Result<ExitCode> {
-    if let Some(obstacle) = obstacle() {
+    let obstacle = if options.here { lacking() } else { obstacle() };
+    if let Some(obstacle) = obstacle {
         bail!("{obstacle}");
     }
+    let system = if options.here {
+        PathBuf::from("/")
+    } else {
+        debian::root(root)?
+    };
     setup::kernel_toolchain(root)?;
     let sensor = artifacts::sensor(root)?;
     let filters: Vec<&str> = options.filters.iter().map(String::as_str).collect();
-    let tally = run(root, &sensor, &filters)?;
+    let tally = run_in(root, &system, &sensor, &filters)?;
     println!("{tally}");
     Ok(if tally.failed == 0 {
         ExitCode::SUCCESS
@@ -99,22 +109,32 @@ pub(crate) fn command(root: &Path, options: &Options) -> Result<ExitCode> {
 
 /// Why a service can not be tested on this machine, if it can not.
 pub(crate) fn obstacle() -> Option<String> {
+    lacking().or_else(debian::obstacle)
+}
+
+/// What a container on any root takes and this machine has not.
+fn lacking() -> Option<String> {
     live::obstacle().or_else(|| {
         let tools = apt::ensure(&[
             apt::Package::new(
                 "systemd-container",
                 "boots the container that the service is tested in",
             ),
-            apt::Package::new("man-db", "shows the manual pages"),
+            apt::Package::new("mmdebstrap", "makes the fresh Debian 12 it boots"),
         ]);
         tools.err().map(|error| format!("{error:#}"))
     })
 }
 
-/// Installs the package of a built daemon in a new container and goes through the steps.
-pub(crate) fn run(root: &Path, sensor: &Path, filters: &[&str]) -> Result<Tally> {
+/// Installs the package of a built daemon in a fresh Debian 12 and goes through all steps.
+pub(crate) fn run(root: &Path, sensor: &Path) -> Result<Tally> {
+    run_in(root, &debian::root(root)?, sensor, &[])
+}
+
+/// Installs the package of a built daemon in a new container on a root and goes through the steps.
+fn run_in(root: &Path, system: &Path, sensor: &Path, filters: &[&str]) -> Result<Tally> {
     let packages = dist::packages(root, sensor, dist::Pressed::Quickly)?;
-    let container = Container::boot(root)?;
+    let container = Container::boot(root, system)?;
     fs::copy(&packages.deb, container.exchange().join("eql-sensor.deb"))?;
     fs::write(container.exchange().join("rev.c"), PROGRAM)?;
     install(&container).with_context(|| format!("cannot install {}", packages.deb.display()))?;
@@ -150,7 +170,7 @@ fn install(container: &Container) -> Result<()> {
         "scope=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET)\n\
          mkdir -p /etc/eql-sensor\n\
          printf '[kernel]\\nself_check = false\\nscope = [\"%s\"]\\n' \"$scope\" > /etc/eql-sensor/eql-sensor.toml\n\
-         dpkg --install /exchange/eql-sensor.deb",
+         apt-get install --yes --quiet --no-install-recommends /exchange/eql-sensor.deb",
     )?;
     let state =
         container.run("systemctl is-active eql-sensor || systemctl status eql-sensor || true")?;

@@ -170,7 +170,7 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
     }
     steps.run("service, in a container", || match service::obstacle() {
         Some(obstacle) => Ok(Outcome::Missing(obstacle)),
-        None => service::run(root, &artifacts.sensor, &[]).map(Outcome::Ran),
+        None => service::run(root, &artifacts.sensor).map(Outcome::Ran),
     });
     steps.check("demo", || demo::with(root, &artifacts.sensor));
 }

@@ -1,6 +1,6 @@
-//! A container with a systemd of its own, on an overlay of this system kept in memory.
+//! A container with a systemd of its own, on an overlay of a root that is kept in memory.
 //!
-//! In: this machine. Out: shell commands run inside, and a folder both sides see. Must never outlive its value: the namespace
+//! In: a root. Out: shell commands run inside, and a folder both sides see. Must never outlive its value: the namespace
 //! that holds its mounts ends with its last process.
 
 use std::fs;
@@ -17,17 +17,18 @@ use crate::shell;
 const BOOT_LIMIT: Duration = Duration::from_secs(90);
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// Mounts the overlay in a namespace of its own, makes the root another machine's that starts nothing of this one's services,
-/// and boots it.
+/// Mounts the overlay in a namespace of its own, makes the root another machine's, which if it is this one's starts nothing of its
+/// services, and boots it.
 const BOOT: &str = r#"
 set -e
 top=$1
 exchange=$2
+lower=$3
 mount -t tmpfs -o size=6g tmpfs "$top"
 mkdir "$top/upper" "$top/work" "$top/root"
-mount -t overlay -o "lowerdir=/,upperdir=$top/upper,workdir=$top/work" overlay "$top/root"
+mount -t overlay -o "lowerdir=$lower,upperdir=$top/upper,workdir=$top/work" overlay "$top/root"
 root=$top/root
-rm -rf "$root"/etc/systemd/system/*.wants "$root/var/log/journal"
+[ "$lower" != / ] || rm -rf "$root"/etc/systemd/system/*.wants "$root/var/log/journal"
 rm -f "$root/var/lib/dbus/machine-id" "$root/usr/sbin/policy-rc.d"
 tr -d - < /proc/sys/kernel/random/uuid > "$root/etc/machine-id"
 mkdir -p "$root/var/log/journal" "$root/etc/systemd/journald.conf.d"
@@ -46,9 +47,9 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Boots and waits until services can be started.
-    pub(super) fn boot(root: &Path) -> Result<Self> {
-        let folder = root.join("target/service");
+    /// Boots a root that stays as it is, and waits until services can be started.
+    pub(super) fn boot(workspace: &Path, root: &Path) -> Result<Self> {
+        let folder = workspace.join("target/service");
         let top = folder.join("overlay");
         let exchange = folder.join("exchange");
         if exchange.exists() {
@@ -72,6 +73,7 @@ impl Container {
             "boot",
             &top.to_string_lossy(),
             &exchange.to_string_lossy(),
+            &root.to_string_lossy(),
         ]);
         let child = command
             .stdin(Stdio::null())
