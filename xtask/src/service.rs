@@ -7,6 +7,7 @@ mod container;
 mod debian;
 mod journal;
 mod kills;
+mod refusals;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,7 @@ const STEPS: &[Step] = &[
     ("a reload takes up rules, or is refused aloud", reloads),
     ("a sequence goes on over a kill and over a restart", goes_on),
     ("pairs are told through twenty kills", kills::outlives_kills),
+    ("bad reloads change nothing", refusals::change_nothing),
     ("manual pages and completions are there", manuals),
     (
         "60,000 alerts outlive restarts of the journal",
