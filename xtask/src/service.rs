@@ -8,6 +8,7 @@ mod debian;
 mod journal;
 mod kills;
 mod refusals;
+mod response;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -77,6 +78,14 @@ const STEPS: &[Step] = &[
     ("a sequence goes on over a kill and over a restart", goes_on),
     ("pairs are told through twenty kills", kills::outlives_kills),
     ("bad reloads change nothing", refusals::change_nothing),
+    (
+        "a process is killed by leave of settings and drop-in",
+        response::kills,
+    ),
+    (
+        "the network is opened by a drop-in",
+        response::reaches_the_network,
+    ),
     ("manual pages and completions are there", manuals),
     (
         "60,000 alerts outlive restarts of the journal",
