@@ -27,6 +27,8 @@ pub enum CompileError {
         pattern: Box<str>,
         source: Box<regex::Error>,
     },
+    #[error("cannot compile a regular expression of a field")]
+    Regexes(#[source] Box<regex_automata::meta::BuildError>),
     #[error("cannot build the pattern automaton of a field")]
     Patterns(#[source] aho_corasick::BuildError),
     #[error("more than {max} steps in one query")]

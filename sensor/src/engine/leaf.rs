@@ -5,21 +5,24 @@
 //! the event's stamp, so nothing is cleared between events and nothing is allocated once buffers have grown.
 
 use hashbrown::HashMap;
-use regex::Regex;
 
 use crate::eql::cidr::Cidr;
 use crate::eql::functions;
+use crate::eql::pattern;
 use crate::eql::query::{Comparison, Expr, Field, FieldType, Function, Literal as QueryLiteral};
 use crate::eql::scalar::{self, Scalar};
 use crate::event::{Fields, Value, Values};
 
 use super::CompileError;
+use super::blocks::BlockSet;
 use super::condition::{Cond, Test};
-use super::expression::{Context, Expression, compile_regexes, owned_literal};
+use super::expression::{Context, Expression, owned_literal};
 use super::field::{FieldRef, Paths, SlotId};
 use super::glob::{Glob, GlobScratch, GlobSet};
-use super::literal::{Literal, LiteralIndex, LiteralSet, hash_text, scalar_of};
-use super::value_cache::{Answer, ValueCache};
+use super::grouped::Grouped;
+use super::literal::{Literal, LiteralIndex, LiteralSet, scalar_of};
+use super::regexes::{RegexScratch, RegexSet};
+use super::value_cache::ValueCache;
 
 /// How a leaf is answered.
 #[derive(Debug)]
@@ -39,14 +42,10 @@ pub(super) enum Leaf {
         literal: Scalar<'static>,
     },
     Cidr {
-        slot: SlotId,
-        ty: FieldType,
-        blocks: Vec<Cidr>,
+        group: u32,
     },
     Regex {
-        slot: SlotId,
-        ty: FieldType,
-        patterns: Vec<Regex>,
+        group: u32,
     },
     Expression(Expression),
 }
@@ -68,6 +67,8 @@ pub(super) struct LeafBuilder {
     index_of: HashMap<(SlotId, bool), u32>,
     globs: Vec<GlobDraft>,
     glob_of: HashMap<(SlotId, bool, bool), u32>,
+    blocks: Vec<Grouped<Cidr>>,
+    regexes: Vec<Grouped<Box<str>>>,
     aliases: Vec<Expression>,
     /// Equal leaves get one number. Off only to test that it makes no difference.
     pub(super) intern: bool,
@@ -165,33 +166,24 @@ impl LeafBuilder {
                 fold,
             } => match own_field(value) {
                 Some(field) => {
-                    let (slot, ty) = (self.paths.intern(&field.path), field.ty);
-                    self.ready(
-                        || format!("{expr:?}"),
-                        |_| {
-                            Ok(Leaf::Regex {
-                                slot,
-                                ty,
-                                patterns: compile_regexes(patterns, *fold)?,
-                            })
-                        },
-                    )
+                    let of = (self.paths.intern(&field.path), field.ty);
+                    self.draft(format!("{expr:?}"), |builder, leaf| {
+                        let texts = patterns.iter().map(|p| pattern::anchored(p, *fold).into());
+                        let members = texts.map(|text| (text, leaf));
+                        let group = Grouped::add(&mut builder.regexes, of, members);
+                        Ok(Draft::Ready(Leaf::Regex { group }))
+                    })
                 }
                 None => self.expression(expr),
             },
             Expr::CidrMatch { value, blocks } => match own_field(value) {
                 Some(field) => {
-                    let (slot, ty) = (self.paths.intern(&field.path), field.ty);
-                    self.ready(
-                        || format!("{expr:?}"),
-                        |_| {
-                            Ok(Leaf::Cidr {
-                                slot,
-                                ty,
-                                blocks: blocks.clone(),
-                            })
-                        },
-                    )
+                    let of = (self.paths.intern(&field.path), field.ty);
+                    self.draft(format!("{expr:?}"), |builder, leaf| {
+                        let members = blocks.iter().map(|block| (*block, leaf));
+                        let group = Grouped::add(&mut builder.blocks, of, members);
+                        Ok(Draft::Ready(Leaf::Cidr { group }))
+                    })
                 }
                 None => self.expression(expr),
             },
@@ -422,12 +414,27 @@ impl LeafBuilder {
                 set,
             });
         }
+        let blocks = self.blocks.into_iter().map(|group| BlockGroup {
+            slot: group.slot,
+            ty: group.ty,
+            set: BlockSet::new(&group.members),
+        });
+        let mut regexes = Vec::with_capacity(self.regexes.len());
+        for group in self.regexes {
+            regexes.push(RegexGroup {
+                slot: group.slot,
+                ty: group.ty,
+                set: RegexSet::new(&group.members).map_err(CompileError::Regexes)?,
+            });
+        }
         Ok((
             Leaves {
                 fields,
                 leaves,
                 indexes: self.indexes,
                 globs,
+                blocks: blocks.collect(),
+                regexes,
             },
             self.aliases,
         ))
@@ -492,6 +499,22 @@ pub(super) struct Leaves {
     leaves: Vec<Leaf>,
     pub(super) indexes: Vec<(SlotId, LiteralIndex)>,
     globs: Vec<GlobGroup>,
+    blocks: Vec<BlockGroup>,
+    regexes: Vec<RegexGroup>,
+}
+
+#[derive(Debug)]
+struct BlockGroup {
+    slot: SlotId,
+    ty: FieldType,
+    set: BlockSet,
+}
+
+#[derive(Debug)]
+struct RegexGroup {
+    slot: SlotId,
+    ty: FieldType,
+    set: RegexSet,
 }
 
 #[derive(Debug)]
@@ -511,6 +534,17 @@ pub(super) struct LeafScratch {
     memo: Vec<u32>,
     indexes: Vec<Found>,
     globs: Vec<GlobState>,
+    /// Per group of address blocks: the stamp it was answered under.
+    blocks: Vec<u32>,
+    regexes: Vec<RegexState>,
+}
+
+/// What one group of regular expressions works with.
+#[derive(Debug)]
+struct RegexState {
+    stamp: u32,
+    scratch: RegexScratch,
+    cache: ValueCache,
 }
 
 /// What one pattern group found.
@@ -540,8 +574,16 @@ impl LeafScratch {
             self.memo.fill(0);
             self.indexes.iter_mut().for_each(|f| f.stamp = 0);
             self.globs.iter_mut().for_each(|g| g.stamp = 0);
+            self.blocks.fill(0);
+            self.regexes.iter_mut().for_each(|r| r.stamp = 0);
             self.stamp = 2;
         }
+    }
+
+    /// Whether a leaf's group, which has been asked, said that it holds.
+    #[inline]
+    fn says(&self, leaf: u32) -> bool {
+        self.memo.get(leaf as usize) == Some(&(self.stamp | 1))
     }
 }
 
@@ -559,6 +601,16 @@ impl Leaves {
                     scratch: g.set.scratch(),
                     cache: ValueCache::default(),
                     hits: Vec::new(),
+                })
+                .collect(),
+            blocks: vec![0; self.blocks.len()],
+            regexes: self
+                .regexes
+                .iter()
+                .map(|r| RegexState {
+                    stamp: 0,
+                    scratch: r.set.scratch(),
+                    cache: ValueCache::default(),
                 })
                 .collect(),
         }
@@ -579,10 +631,9 @@ impl Leaves {
     /// The one field a leaf reads, `None` for an expression.
     pub(super) fn slot_of_leaf(&self, leaf: u32) -> Option<SlotId> {
         match self.get(leaf)? {
-            Leaf::Missing(slot)
-            | Leaf::Compare { slot, .. }
-            | Leaf::Cidr { slot, .. }
-            | Leaf::Regex { slot, .. } => Some(*slot),
+            Leaf::Missing(slot) | Leaf::Compare { slot, .. } => Some(*slot),
+            Leaf::Cidr { group } => self.blocks.get(*group as usize).map(|g| g.slot),
+            Leaf::Regex { group } => self.regexes.get(*group as usize).map(|g| g.slot),
             Leaf::Equal { index, .. } => self.slot_of(Source::Index(*index)),
             Leaf::Glob { group } => self.slot_of(Source::Globs(*group)),
             Leaf::Expression(_) => None,
@@ -667,7 +718,7 @@ impl Leaves {
                 .is_some_and(|found| found.ids.iter().any(|id| set.contains(*id))),
             Leaf::Glob { group } => {
                 self.run_globs(*group, event, scratch);
-                scratch.memo.get(leaf as usize) == Some(&(scratch.stamp | 1))
+                scratch.says(leaf)
             }
             Leaf::Compare {
                 slot,
@@ -678,20 +729,13 @@ impl Leaves {
                 .values(*slot, event)
                 .iter()
                 .any(|v| scalar::compare(*op, &scalar_of(v).typed(*ty), literal) == Some(true)),
-            Leaf::Cidr { slot, ty, blocks } => self
-                .values(*slot, event)
-                .iter()
-                .any(|v| functions::cidr_match(&scalar_of(v).typed(*ty), blocks) == Some(true)),
-            Leaf::Regex { slot, ty, patterns } => {
-                self.values(*slot, event).iter().any(|v| match (v, ty) {
-                    (Value::Str(text), FieldType::Any | FieldType::Keyword) => {
-                        patterns.iter().any(|p| p.is_match(text))
-                    }
-                    _ => scalar_of(v)
-                        .typed(*ty)
-                        .text()
-                        .is_some_and(|text| patterns.iter().any(|p| p.is_match(&text))),
-                })
+            Leaf::Cidr { group } => {
+                self.run_blocks(*group, event, scratch);
+                scratch.says(leaf)
+            }
+            Leaf::Regex { group } => {
+                self.run_regexes(*group, event, scratch);
+                scratch.says(leaf)
             }
             Leaf::Expression(expression) => expression.holds(&Context {
                 event,
@@ -746,20 +790,9 @@ impl Leaves {
         };
         for value in self.values(group.slot, event).iter() {
             match value {
-                Value::Str(text) if ValueCache::takes(text.len()) => {
-                    let hash = hash_text(text.as_bytes(), false);
-                    if let Some(members) = cache.get(hash, text) {
-                        members.iter().for_each(|leaf| hit(u32::from(*leaf)));
-                    } else {
-                        let mut answer = Answer::default();
-                        group.set.evaluate(text, glob_scratch, |leaf| {
-                            answer.push(leaf);
-                            hit(leaf);
-                        });
-                        cache.put(hash, text, &answer);
-                    }
-                }
-                Value::Str(text) => group.set.evaluate(text, glob_scratch, &mut hit),
+                Value::Str(text) => cache.recall(text, &mut hit, |hit| {
+                    group.set.evaluate(text, glob_scratch, hit);
+                }),
                 other => {
                     let scalar = scalar_of(other);
                     let text = if group.strings_only {
@@ -773,5 +806,69 @@ impl Leaves {
                 }
             }
         }
+    }
+
+    /// Answers every leaf of one group of address blocks at once.
+    fn run_blocks<E: Fields>(&self, group: u32, event: &E, scratch: &mut LeafScratch) {
+        let (Some(group), Some(stamp)) = (
+            self.blocks.get(group as usize),
+            scratch.blocks.get_mut(group as usize),
+        ) else {
+            return;
+        };
+        if *stamp == scratch.stamp {
+            return;
+        }
+        *stamp = scratch.stamp;
+        let (memo, answer) = (&mut scratch.memo, scratch.stamp | 1);
+        for value in self.values(group.slot, event).iter() {
+            let address = functions::address(&scalar_of(value).typed(group.ty));
+            if let Some(Some(address)) = address {
+                group.set.lookup(address, |leaf| note(memo, leaf, answer));
+            }
+        }
+    }
+
+    /// Answers every leaf of one group of regular expressions at once.
+    fn run_regexes<E: Fields>(&self, group: u32, event: &E, scratch: &mut LeafScratch) {
+        let (Some(group), Some(state)) = (
+            self.regexes.get(group as usize),
+            scratch.regexes.get_mut(group as usize),
+        ) else {
+            return;
+        };
+        if state.stamp == scratch.stamp {
+            return;
+        }
+        state.stamp = scratch.stamp;
+        let (memo, answer) = (&mut scratch.memo, scratch.stamp | 1);
+        let (cache, regex_scratch) = (&mut state.cache, &mut state.scratch);
+        let mut run = |text: &str| {
+            cache.recall(
+                text,
+                |leaf| note(memo, leaf, answer),
+                |hit| {
+                    group.set.evaluate(text, regex_scratch, hit);
+                },
+            );
+        };
+        for value in self.values(group.slot, event).iter() {
+            match (value, group.ty) {
+                (Value::Str(text), FieldType::Any | FieldType::Keyword) => run(text),
+                _ => {
+                    if let Some(text) = scalar_of(value).typed(group.ty).text() {
+                        run(&text);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Notes the answer for a leaf.
+#[inline]
+fn note(memo: &mut [u32], leaf: u32, answer: u32) {
+    if let Some(memo) = memo.get_mut(leaf as usize) {
+        *memo = answer;
     }
 }

@@ -4,6 +4,7 @@
 //! clock is the events' own time (or what [`Engine::advance`] says). Every table has a bound and every eviction a counter;
 //! an event that matches nothing allocates nothing; nothing here panics.
 
+mod blocks;
 mod compile;
 mod condition;
 mod cost;
@@ -14,6 +15,7 @@ mod familiar;
 mod field;
 mod gate;
 mod glob;
+mod grouped;
 mod inherit;
 mod key;
 mod leaf;
@@ -22,6 +24,7 @@ mod literal;
 mod partial_match;
 mod pipes;
 mod recent;
+mod regexes;
 mod reorder;
 mod sample;
 mod sequence;

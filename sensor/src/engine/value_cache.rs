@@ -4,6 +4,8 @@
 //! programs over and over, so most names, paths and arguments are found here. Places are fixed in number and size; a newer
 //! text takes an older one's place. Must never answer for another text than the one stored: texts are compared whole.
 
+use super::literal::hash_text;
+
 /// Longest text that is remembered, in bytes.
 const TEXT_MAX: usize = 46;
 /// Most members that are remembered for a text.
@@ -33,7 +35,7 @@ const _: () = assert!(size_of::<Place>() == 64);
 
 /// The answer for one text, as it is put together.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+struct Answer {
     /// Past [`MEMBERS_MAX`] when they do not fit.
     count: usize,
     members: [u16; MEMBERS_MAX],
@@ -42,7 +44,7 @@ pub(super) struct Answer {
 impl Answer {
     /// Notes a member; the same one any number of times.
     #[inline]
-    pub(super) fn push(&mut self, member: u32) {
+    fn push(&mut self, member: u32) {
         let Ok(member) = u16::try_from(member) else {
             self.count = MEMBERS_MAX + 1;
             return;
@@ -59,15 +61,39 @@ impl Answer {
 }
 
 impl ValueCache {
+    /// Calls `hit` with the members that match the text, with each at least once. `evaluate` works them out where they are
+    /// not remembered.
+    #[inline]
+    pub(super) fn recall(
+        &mut self,
+        text: &str,
+        mut hit: impl FnMut(u32),
+        evaluate: impl FnOnce(&mut dyn FnMut(u32)),
+    ) {
+        if !Self::takes(text.len()) {
+            return evaluate(&mut hit);
+        }
+        let hash = hash_text(text.as_bytes(), false);
+        if let Some(members) = self.get(hash, text) {
+            return members.iter().for_each(|member| hit(u32::from(*member)));
+        }
+        let mut answer = Answer::default();
+        evaluate(&mut |member| {
+            answer.push(member);
+            hit(member);
+        });
+        self.put(hash, text, &answer);
+    }
+
     /// Whether a text of this length can be remembered.
     #[inline]
-    pub(super) fn takes(len: usize) -> bool {
+    fn takes(len: usize) -> bool {
         len <= TEXT_MAX
     }
 
     /// The members that match the text, `None` when it is not remembered. `hash` is any hash of the text.
     #[inline]
-    pub(super) fn get(&self, hash: u64, text: &str) -> Option<&[u16]> {
+    fn get(&self, hash: u64, text: &str) -> Option<&[u16]> {
         let place = self.places.get(at(hash))?;
         let same = usize::from(place.len) == text.len() + 1
             && place.text.get(..text.len()) == Some(text.as_bytes());
@@ -79,7 +105,7 @@ impl ValueCache {
     }
 
     /// Remembers an answer, unless it or the text is too long.
-    pub(super) fn put(&mut self, hash: u64, text: &str, answer: &Answer) {
+    fn put(&mut self, hash: u64, text: &str, answer: &Answer) {
         if self.places.is_empty() {
             self.places = vec![Place::EMPTY; PLACES];
         }

@@ -60,6 +60,11 @@ impl Cidr {
         (self.network, self.mask.leading_ones())
     }
 
+    /// First and last address of the block as 128 bits.
+    pub fn range(&self) -> (u128, u128) {
+        (self.network, self.network | !self.mask)
+    }
+
     /// Whether it is a block of IPv4 addresses.
     pub fn is_ipv4(&self) -> bool {
         self.mask.leading_ones() >= 96 && self.network >> 32 == MAPPED >> 32

@@ -5,6 +5,7 @@
 //! Positions count Unicode scalar values; case folding is ASCII only.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use super::cidr::Cidr;
 use super::query::{Arithmetic, Function};
@@ -39,12 +40,17 @@ pub fn call<'a>(function: Function, fold: bool, args: &[Scalar<'a>]) -> Scalar<'
 
 /// `cidrMatch`: true iff the address lies in any block; what is no address lies in none.
 pub fn cidr_match(value: &Scalar<'_>, blocks: &[Cidr]) -> Option<bool> {
-    let ip = match value {
-        Scalar::Null | Scalar::Bool(_) | Scalar::Int(_) | Scalar::Float(_) => return None,
-        Scalar::Ip(ip) => Some(*ip),
-        other => other.text().and_then(|text| text.parse().ok()),
-    };
+    let ip = address(value)?;
     Some(ip.is_some_and(|ip| blocks.iter().any(|block| block.contains(ip))))
+}
+
+/// The address a value tells: `Some(None)` for a text that is none, `None` for what can not be one and makes the result null.
+pub fn address(value: &Scalar<'_>) -> Option<Option<IpAddr>> {
+    match value {
+        Scalar::Null | Scalar::Bool(_) | Scalar::Int(_) | Scalar::Float(_) => None,
+        Scalar::Ip(ip) => Some(Some(*ip)),
+        other => Some(other.text().and_then(|text| text.parse().ok())),
+    }
 }
 
 /// `a op b`: integers stay integers, `/` truncates toward zero, `%` takes the sign of the dividend, any double makes it

@@ -168,18 +168,20 @@ pub fn check_regex(pattern: &str) -> Result<(), RegexError> {
 /// # Errors
 /// What the `regex` crate refuses: syntax, look-around, back-references, or more than `limits::REGEX_PROGRAM_BYTES_MAX`.
 pub fn compile_regex(pattern: &str, fold: bool) -> Result<Regex, regex::Error> {
-    let body = body(pattern);
-    let (body, by_crate) = match fold {
-        false => (body, false),
-        true => match regex_fold::ascii(&body) {
-            Some(folded) => (folded, false),
-            None => (body, true),
-        },
-    };
-    RegexBuilder::new(&format!(r"\A(?s:{body})\z"))
-        .case_insensitive(by_crate)
+    RegexBuilder::new(&anchored(pattern, fold))
         .size_limit(limits::REGEX_PROGRAM_BYTES_MAX)
         .build()
+}
+
+/// The pattern in the dialect of the `regex` crate, anchored at both ends. `fold` ignores ASCII case.
+pub fn anchored(pattern: &str, fold: bool) -> String {
+    let body = body(pattern);
+    let folded = if fold { regex_fold::ascii(&body) } else { None };
+    match folded {
+        Some(folded) => format!(r"\A(?s:{folded})\z"),
+        None if fold => format!(r"\A(?is:{body})\z"),
+        None => format!(r"\A(?s:{body})\z"),
+    }
 }
 
 #[cfg(test)]
