@@ -1,5 +1,7 @@
 //! Documents and the values read from them.
 
+use std::io;
+
 use super::*;
 
 fn read(paths: &[&str], line: &str) -> Result<Vec<String>, LineError> {
@@ -200,4 +202,42 @@ proptest::proptest! {
         let wanted = [table.intern("a"), table.intern("a.b"), table.intern("a[1]")];
         let _ = Reader::new(&table, &wanted, &Options::default()).parse(line.as_bytes(), 1);
     }
+}
+
+#[test]
+fn lines_are_the_same_whatever_the_input_has_at_hand() {
+    let text = "one\n\n  \t\r\ntwo and some more\r\n{}\nä last";
+    let expected: Vec<(String, u64)> = (1u64..)
+        .zip(text.split('\n'))
+        .filter(|(_, line)| !line.trim().is_empty())
+        .map(|(number, line)| (line.to_owned(), number))
+        .collect();
+    for ending in ["", "\n", "\n\n"] {
+        let text = format!("{text}{ending}");
+        for capacity in 1..text.len() + 2 {
+            let mut lines = Lines::new(io::BufReader::with_capacity(capacity, text.as_bytes()));
+            let mut found = Vec::new();
+            while let Some((line, number)) = lines.next_line().unwrap() {
+                found.push((String::from_utf8(line.to_vec()).unwrap(), number));
+            }
+            assert_eq!(found, expected, "{capacity}");
+            assert!(lines.next_line().unwrap().is_none());
+        }
+    }
+}
+
+#[test]
+fn a_line_that_is_too_long_is_an_error_with_its_number() {
+    let mut text = vec![b'x'; LINE_BYTES_MAX + 1];
+    text.splice(0..0, *b"{}\n");
+    text.push(b'\n');
+    let whole: &[u8] = &text;
+    let mut lines = Lines::new(whole);
+    assert!(lines.next_line().unwrap().is_some());
+    let error = lines.next_line().unwrap_err();
+    assert_eq!(error.to_string(), "line 2 is longer than 67108864 bytes");
+    let mut lines = Lines::new(io::BufReader::with_capacity(100, whole));
+    assert!(lines.next_line().unwrap().is_some());
+    let error = lines.next_line().unwrap_err();
+    assert_eq!(error.to_string(), "line 2 is longer than 67108864 bytes");
 }
