@@ -54,5 +54,7 @@ fn log_to(filter: EnvFilter) {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
         .with_target(false)
+        // It would be told to the very place that failed, by a macro that panics then.
+        .log_internal_errors(false)
         .init();
 }
