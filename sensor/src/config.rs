@@ -196,9 +196,12 @@ pub struct Outputs {
     pub alerts: Vec<Output>,
     pub format: Format,
     pub queue_alerts_max: usize,
-    /// Size at which an alerts file is put aside, in bytes; 0 is never. And how many of those are kept.
+    /// Size at which an alerts file is put aside, in bytes, and age; 0 is never. How many of those are kept, and whether they are
+    /// compressed.
     pub rotate_bytes: usize,
+    pub rotate_age: Duration,
     pub rotate_keep: usize,
+    pub rotate_gzip: bool,
     /// How long repeats of an alert are held back to be told together; zero tells each.
     pub suppress: Duration,
     /// Least severity, by sort of output.
@@ -256,7 +259,9 @@ impl Default for Outputs {
             format: Format::Auto,
             queue_alerts_max: 4096,
             rotate_bytes: 256 << 20,
+            rotate_age: Duration::ZERO,
             rotate_keep: 8,
+            rotate_gzip: true,
             suppress: Duration::ZERO,
             stdout_severity_min: SeverityMin::Low,
             journald_severity_min: SeverityMin::Low,
@@ -663,7 +668,12 @@ impl<'t> Reader<'t> {
         );
         let rotate_bytes = &mut output.rotate_bytes;
         self.count(table, "rotate_bytes", 0..=1 << 40, rotate_bytes);
+        let rotate_age = &mut output.rotate_age;
+        self.seconds(table, "rotate_age_s", 0..=10 * 366 * 86_400, rotate_age);
         self.count(table, "rotate_keep", 0..=1000, &mut output.rotate_keep);
+        if let Some((wanted, _)) = table.boolean("rotate_gzip", &mut self.problems) {
+            output.rotate_gzip = wanted;
+        }
         self.seconds(table, "suppress_s", 0..=86_400, &mut output.suppress);
         for (key, into) in [
             ("stdout_severity_min", &mut output.stdout_severity_min),

@@ -459,7 +459,12 @@ fn told_of(exception: &str, on_trial: bool, creations: usize) -> Vec<String> {
     let options = output::Options {
         format: Format::Json,
         queue_max: 16,
-        rotation: output::file::Rotation { bytes: 0, keep: 0 },
+        rotation: output::file::Rotation {
+            bytes: 0,
+            age: std::time::Duration::ZERO,
+            keep: 0,
+            gzip: false,
+        },
         suppress: Some(Duration::from_secs(3600)),
         // What is done about a rule's alerts is told wherever they are.
         severity_min: output::Thresholds::NONE,

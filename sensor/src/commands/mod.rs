@@ -241,7 +241,9 @@ fn output_options(config: &Config) -> output::Options {
         queue_max: to.queue_alerts_max,
         rotation: output::file::Rotation {
             bytes: u64::try_from(to.rotate_bytes).unwrap_or_default(),
+            age: to.rotate_age,
             keep: to.rotate_keep,
+            gzip: to.rotate_gzip,
         },
         suppress: Some(to.suppress).filter(|window| !window.is_zero()),
         severity_min: output::Thresholds {

@@ -8,22 +8,23 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::OFlags;
 
+use super::aside::Aside;
 use super::{Sink, deed, json};
 use crate::alert::Alert;
 use crate::response::Deed;
 
 /// Readable by the group the file belongs to; the process's umask takes away more.
-const MODE: u32 = 0o640;
+pub(super) const MODE: u32 = 0o640;
 /// Longest that a written alert waits to be made sure of.
 const SYNC_EVERY: Duration = Duration::from_millis(200);
 /// How often the room left on the disk is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Room that is left to others, in bytes: an alerts file must not be what fills a disk.
-const RESERVE_BYTES: u64 = 16 << 20;
+pub(super) const RESERVE_BYTES: u64 = 16 << 20;
 
 /// Raised by each request to open files anew.
 static REOPEN: AtomicU64 = AtomicU64::new(0);
@@ -38,8 +39,12 @@ pub fn reopen() {
 pub struct Rotation {
     /// Largest size, in bytes; 0 is never.
     pub bytes: u64,
+    /// Largest age, looked at with each alert; zero is never.
+    pub age: Duration,
     /// How many old ones are kept, as `alerts.jsonl.1` (the newest) and so on.
     pub keep: usize,
+    /// Whether all of those but the newest are compressed.
+    pub gzip: bool,
 }
 
 /// An open alerts file.
@@ -47,9 +52,12 @@ pub struct File {
     path: PathBuf,
     file: std::fs::File,
     rotation: Rotation,
+    aside: Aside,
     reserve_bytes: u64,
     line: Vec<u8>,
     bytes: u64,
+    /// When the file was made; where its file system does not know, when it was opened.
+    born: SystemTime,
     /// Device and inode, by which a file moved away is told.
     identity: (u64, u64),
     is_plain: bool,
@@ -81,9 +89,11 @@ impl File {
             path: path.to_owned(),
             file,
             rotation,
+            aside: Aside::new(path, rotation.keep, rotation.gzip),
             reserve_bytes: RESERVE_BYTES,
             line: Vec::new(),
             bytes,
+            born: metadata.created().unwrap_or_else(|_| SystemTime::now()),
             identity: (metadata.dev(), metadata.ino()),
             is_plain: metadata.is_file(),
             opened_at,
@@ -98,6 +108,7 @@ impl File {
         let anew = File::open(&self.path, self.rotation)?;
         self.file = anew.file;
         self.bytes = anew.bytes;
+        self.born = anew.born;
         self.identity = anew.identity;
         self.is_plain = anew.is_plain;
         self.opened_at = anew.opened_at;
@@ -113,27 +124,21 @@ impl File {
         self.is_plain && !self.path.symlink_metadata().is_ok_and(same)
     }
 
-    /// Puts the file aside once it is full, and drops the oldest of those.
-    fn rotate(&mut self) -> io::Result<()> {
-        self.settle()?;
-        for number in (1..self.rotation.keep).rev() {
-            let from = self.aside(number);
-            if from.exists() {
-                std::fs::rename(&from, self.aside(number + 1))?;
-            }
-        }
-        if self.rotation.keep == 0 {
-            std::fs::remove_file(&self.path)?;
-        } else {
-            std::fs::rename(&self.path, self.aside(1))?;
-        }
-        self.open_anew()
+    /// Whether there is something to put aside, and no room for so many bytes more, or no time.
+    fn is_over(&self, more: u64) -> bool {
+        let Rotation { bytes, age, .. } = self.rotation;
+        let is_full = bytes > 0 && self.bytes + more > bytes;
+        // A clock that was set back makes no file older.
+        let is_old = || !age.is_zero() && self.born.elapsed().is_ok_and(|found| found >= age);
+        self.is_plain && self.bytes > 0 && (is_full || is_old())
     }
 
-    fn aside(&self, number: usize) -> PathBuf {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(format!(".{number}"));
-        name.into()
+    fn rotate(&mut self) -> io::Result<()> {
+        self.settle()?;
+        self.aside.take()?;
+        self.open_anew()?;
+        self.aside.press();
+        Ok(())
     }
 
     /// Appends the line at hand.
@@ -143,8 +148,7 @@ impl File {
             self.open_anew()?;
         }
         let length = self.line.len() as u64;
-        let max = self.rotation.bytes;
-        if self.is_plain && max > 0 && self.bytes > 0 && self.bytes + length > max {
+        if self.is_over(length) {
             self.rotate()?;
         }
         self.look_for_room()?;
@@ -268,7 +272,12 @@ mod tests {
     use super::*;
     use crate::alert::sample;
 
-    const NEVER: Rotation = Rotation { bytes: 0, keep: 0 };
+    const NEVER: Rotation = Rotation {
+        bytes: 0,
+        age: Duration::ZERO,
+        keep: 0,
+        gzip: false,
+    };
     static NOT_ENDING: AtomicBool = AtomicBool::new(false);
 
     fn alert() -> Alert {
@@ -353,6 +362,7 @@ mod tests {
         let rotation = Rotation {
             bytes: two_lines,
             keep: 2,
+            ..NEVER
         };
         let mut file = File::open(&path, rotation).unwrap();
         for _ in 0..7 {
@@ -364,6 +374,32 @@ mod tests {
             [1, 2, 2]
         );
         assert!(!aside(3).exists());
+    }
+
+    #[test]
+    fn an_old_file_is_put_aside_before_the_next_alert() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("alerts.jsonl");
+        let rotation = Rotation {
+            age: Duration::from_secs(3600),
+            keep: 2,
+            ..NEVER
+        };
+        let mut file = File::open(&path, rotation).unwrap();
+        let aside = directory.path().join("alerts.jsonl.1");
+        for (age, expected) in [(0, 1), (3599, 2), (3601, 1)] {
+            assert!(!aside.exists());
+            file.born = SystemTime::now() - Duration::from_secs(age);
+            file.write(&alert(), &NOT_ENDING).unwrap();
+            assert_eq!(lines(&path), expected);
+        }
+        assert_eq!(lines(&aside), 2);
+        // Its age is its own, whoever opened it when; one that is empty waits.
+        file.born = SystemTime::now() + Duration::from_secs(3600);
+        file.write(&alert(), &NOT_ENDING).unwrap();
+        assert_eq!(lines(&path), 2, "the clock was set back");
+        let file = File::open(&path, rotation).unwrap();
+        assert!(file.born.elapsed().unwrap() < Duration::from_secs(60));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! In: alerts, and what was done about them. Out: JSON lines, a tree for people, journal entries, a file. Only here is JSON known. An
 //! output never blocks the engine: each has its own thread behind a bounded queue, and what does not fit is counted.
 
+mod aside;
 pub mod catalog;
 pub mod deed;
 pub mod explanation;
@@ -687,7 +688,12 @@ mod tests {
         let options = Options {
             format: Format::Json,
             queue_max: 16,
-            rotation: Rotation { bytes: 0, keep: 0 },
+            rotation: Rotation {
+                bytes: 0,
+                age: Duration::ZERO,
+                keep: 0,
+                gzip: false,
+            },
             suppress: Some(Duration::from_secs(3600)),
             severity_min: Thresholds {
                 file: Severity::Medium,
