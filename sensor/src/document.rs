@@ -296,6 +296,12 @@ fn read_plain_file(path: &Path, what: &str, writers: Writers) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
+/// `1 rule`, `2 rules`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{s}")
+}
+
 /// The system's words for an error, in lower case and without the number.
 pub(crate) fn os_text(error: &std::io::Error) -> String {
     let text = error.to_string();

@@ -212,6 +212,79 @@ fn check_says_what_is_on_trial_and_takes_it_for_no_duplicate() {
 }
 
 #[test]
+fn check_takes_each_directory_below_for_what_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let rule = |id: &str| {
+        format!(
+            "[rule]\nrule_id = \"{id}\"\nname = \"{id}\"\ntype = \"eql\"\n\
+             query = 'process where event.action == \"exec\" and process.name == \"x\"'\n"
+        )
+    };
+    write("rules.d/a.toml", &rule("r-1"));
+    write("trial.d/b.toml", &rule("r-2"));
+    write("beside.toml", &rule("r-3"));
+    write(
+        "exceptions.d/c.toml",
+        "[[exception]]\nrule_id = \"r-1\"\nquery = 'process where user.name == \"build\"'\nreason = \"its work\"\n\
+         owner = \"infra\"\nexpires = \"never\"\n",
+    );
+    write(
+        "overrides.d/d.toml",
+        "[[override]]\nrule_id = \"r-1\"\nseverity = \"high\"\n",
+    );
+    write("conf.d/e.toml", "[engine]\nidle_s = 7\n");
+    let path = directory.path().to_str().unwrap();
+    let check = || stdout(&sensor(&["check", "--verbose", path]));
+    // Without a settings file what lies beside is a rule; with one it is nothing, as for the daemon.
+    for (summary, is_there) in [
+        (
+            "3 rule files: 3 armed; 1 of the rules on trial; 1 settings file; 0 errors; 0 warnings\n",
+            true,
+        ),
+        (
+            "2 rule files: 2 armed; 1 of the rules on trial; 2 settings files; 0 errors; 0 warnings\n",
+            false,
+        ),
+    ] {
+        let text = check();
+        assert!(text.ends_with(summary), "{text}");
+        assert!(
+            text.contains("trial.d/b.toml: armed, on trial: r-2 (r-2)\n"),
+            "{text}"
+        );
+        assert_eq!(
+            text.contains("beside.toml: armed: r-3 (r-3)\n"),
+            is_there,
+            "{text}"
+        );
+        write("eql-sensor.toml", "");
+    }
+    for (name, text, said) in [
+        (
+            "conf.d/e.toml",
+            "[engine]\nidel_s = 7\n",
+            "conf.d/e.toml:2:1: error: ",
+        ),
+        (
+            "exceptions.d/c.toml",
+            "[[exception]]\nrule_id = \"r-1\"\n",
+            "exceptions.d/c.toml:1:1: error: ",
+        ),
+    ] {
+        std::fs::remove_file(directory.path().join("eql-sensor.toml")).unwrap_or_default();
+        write(name, text);
+        let output = sensor(&["check", path]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stdout(&output).contains(said), "{}", stdout(&output));
+    }
+}
+
+#[test]
 fn a_sensor_without_rules_does_not_start() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().to_str().unwrap();

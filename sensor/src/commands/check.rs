@@ -11,12 +11,18 @@ use super::{Exit, Failure, cost, gate_and_problems, live, print, unfit};
 use crate::cli::{CheckArgs, ReportFormat};
 use crate::config::{self, Config, Layers};
 use crate::document::{Problem, Severity, Source};
+use crate::drop_ins;
 use crate::event::FieldTable;
 use crate::kernel;
 use crate::output::report::{self, Judged, Report};
 use crate::pipeline::{self, Basis, Sight};
 use crate::rule::{self, Loaded, Rule};
 use crate::tuning::Tuning;
+
+/// Directories of one sort of file each, beside those that have a name in [`config`].
+const RULES: &str = "rules.d";
+const EXCEPTIONS: &str = "exceptions.d";
+const OVERRIDES: &str = "overrides.d";
 
 /// Runs `check`.
 ///
@@ -80,14 +86,15 @@ fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
     let (mut rules, mut on_trial) = (Vec::new(), Vec::new());
     let (mut exceptions, mut overrides) = (Vec::new(), Vec::new());
     for path in paths {
-        let inside = path.join(config::FILE_NAME);
-        if path.is_dir() && inside.exists() {
-            // A directory of settings, such as /etc/eql-sensor: its rules are one below.
-            settings(&inside, report);
-            rules.extend(Some(path.join("rules.d")).filter(|rules| rules.is_dir()));
+        if let Some(inside) = Inside::of(path) {
+            for file in inside.settings {
+                settings(&file, report);
+            }
+            report.problems.extend(inside.problems);
+            rules.extend(inside.rules);
             on_trial.extend(Some(path.join(config::TRIAL)).filter(|rules| rules.is_dir()));
-            exceptions.push(path.join("exceptions.d"));
-            overrides.push(path.join("overrides.d"));
+            exceptions.push(path.join(EXCEPTIONS));
+            overrides.push(path.join(OVERRIDES));
         } else if let Some(is_exceptions) = sort_of_tuning(path) {
             let paths = if is_exceptions {
                 &mut exceptions
@@ -122,12 +129,54 @@ fn named(paths: &[PathBuf], sight: &Sight, report: &mut Report) {
     tuning(&exceptions, &overrides, report);
 }
 
+/// What is in a directory laid out as /etc/eql-sensor is, besides exceptions, overrides and rules on trial.
+#[derive(Default)]
+struct Inside {
+    settings: Vec<PathBuf>,
+    rules: Vec<PathBuf>,
+    problems: Vec<Problem>,
+}
+
+impl Inside {
+    /// `None` for any other path. Where there are settings, rules are in the one directory for them, as for the daemon; where there
+    /// are none, all that lies beside the directories for other things is rules, too.
+    fn of(path: &Path) -> Option<Inside> {
+        let below = |name: &str| Some(path.join(name)).filter(|below| below.is_dir());
+        let main = path.join(config::FILE_NAME);
+        let has_main = main.exists();
+        let others = [config::DROP_INS, config::TRIAL, EXCEPTIONS, OVERRIDES];
+        if !path.is_dir() || !(has_main || others.iter().any(|name| below(name).is_some())) {
+            return None;
+        }
+        let mut inside = Inside::default();
+        inside.settings.extend(Some(main).filter(|_| has_main));
+        if let Some(drop_ins) = below(config::DROP_INS) {
+            let found = drop_ins::merged(&[drop_ins]);
+            inside.settings.extend(found.files);
+            inside.problems.extend(found.problems);
+        }
+        if has_main {
+            inside.rules.extend(below(RULES));
+            return Some(inside);
+        }
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        inside
+            .rules
+            .extend(entries.map(|entry| entry.path()).filter(|entry| {
+                let is_other = others.iter().any(|name| entry.ends_with(name));
+                !is_other && (entry.is_dir() || drop_ins::is_taken(entry))
+            }));
+        inside.rules.sort();
+        Some(inside)
+    }
+}
+
 /// Whether a path holds exceptions (true) or overrides (false): by its content, or by the name of the directory.
 fn sort_of_tuning(path: &Path) -> Option<bool> {
     if path.is_dir() {
         return match path.file_name()?.to_str()? {
-            "exceptions.d" => Some(true),
-            "overrides.d" => Some(false),
+            EXCEPTIONS => Some(true),
+            OVERRIDES => Some(false),
             _ => None,
         };
     }

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::Request;
 use crate::control::client::{self, Answer, AskError};
 use crate::control::state::ON_TRIAL;
+use crate::document::counted;
 
 /// Runs `status`.
 ///
@@ -45,8 +46,8 @@ pub fn reload(args: &ReloadArgs) -> Result<Exit, Failure> {
     } else {
         match answer.pointer("/refused").and_then(Value::as_str) {
             Some(reason) => eprintln!(
-                "refused, {} rules go on as they were: {reason}",
-                number(&answer, "/rules")
+                "refused, all goes on as it was ({}): {reason}",
+                rules_counted(&answer)
             ),
             None => print(reload_text(&answer).as_bytes())?,
         }
@@ -354,9 +355,9 @@ pub(super) fn reload_text(answer: &Value) -> String {
     };
     let _ = writeln!(
         out,
-        "generation {}: {} rules{trial}, {} added, {} changed, {} removed, {} unchanged; {} partial matches kept, {} given up; {} ms",
+        "generation {}: {}{trial}, {} added, {} changed, {} removed, {} unchanged; partial matches: {} kept, {} given up; {} ms",
         number(answer, "/generation"),
-        number(answer, "/rules"),
+        rules_counted(answer),
         count("/added"),
         count("/changed"),
         count("/removed"),
@@ -380,6 +381,11 @@ pub(super) fn reload_text(answer: &Value) -> String {
         }
     }
     out
+}
+
+fn rules_counted(answer: &Value) -> String {
+    let count = usize::try_from(number(answer, "/rules"));
+    counted(count.unwrap_or(usize::MAX), "rule")
 }
 
 fn list_text(rules: &[Value]) -> String {
@@ -476,6 +482,23 @@ mod tests {
             let found = find(&rules, wanted).ok().map(|rule| text(rule, "/name"));
             assert_eq!(found, expected, "{wanted}");
         }
+    }
+
+    #[test]
+    fn what_a_reload_did_is_one_line_and_what_it_was_about() {
+        let answer = |rules: u32| {
+            json!({
+                "generation": 2, "rules": rules, "on_trial": 0, "added": ["One (a-1)"], "changed": [], "removed": [],
+                "unchanged": rules - 1, "partials_kept": 3, "partials_left": 0, "milliseconds": 12,
+            })
+        };
+        let found = [1, 2].map(|rules| reload_text(&answer(rules)));
+        let rest = "partial matches: 3 kept, 0 given up; 12 ms\n  added: One (a-1)\n";
+        let expected = [
+            format!("generation 2: 1 rule, 1 added, 0 changed, 0 removed, 0 unchanged; {rest}"),
+            format!("generation 2: 2 rules, 1 added, 0 changed, 0 removed, 1 unchanged; {rest}"),
+        ];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -17,12 +17,12 @@ use super::{Exit, Failure, compile, load_config, log, print};
 use crate::alert;
 use crate::cli::{ReportFormat, TestArgs, TestCount};
 use crate::config::Config;
-use crate::document::Problem;
+use crate::document::{Problem, counted};
 use crate::engine::{Engine, Match};
 use crate::event::{Evidence, FieldId, FieldTable, Fields, OwnedValue, Values};
 use crate::json_lines::{FlatEvent, Lines, Options, Reader};
 use crate::loss;
-use crate::output::explanation::{Explanation, Matched, counted};
+use crate::output::explanation::{Explanation, Matched};
 use crate::rule::{self, Events, Example, Expected, Rule};
 
 /// Alerts of one baseline described one by one; the rest is only counted.

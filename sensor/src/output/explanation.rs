@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::stdout::value_text;
 use crate::alert::{self, plain};
+use crate::document::counted;
 use crate::engine::explain::{
     Condition, End, Explainer, Found, Hint, Near, Partial, Shape, Step, Stop, Trace, Tree, Wrong,
 };
@@ -729,11 +730,6 @@ pub(crate) fn span(ns: i64) -> String {
 
 fn matches_counted(count: usize) -> String {
     format!("{count} match{}", if count == 1 { "" } else { "es" })
-}
-
-pub(crate) fn counted(count: usize, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{s}")
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::json::Json;
-use crate::document::{Problem, Severity};
+use crate::document::{Problem, Severity, counted};
 use crate::rule::coverage::{Finding, Gap};
 use crate::rule::{Judgement, Rule, Shape, Skipped, Verdict};
 
@@ -367,9 +367,4 @@ fn shape_name(shape: Shape) -> &'static str {
         Shape::Detection => "detection-rules",
         Shape::Behavior => "endpoint behavior",
     }
-}
-
-fn counted(count: usize, what: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{s}")
 }

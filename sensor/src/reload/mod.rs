@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::cli::RunArgs;
 use crate::commands;
 use crate::config::{self, Config};
-use crate::document::{Problem, Source, os_text};
+use crate::document::{Problem, Source, counted, os_text};
 use crate::engine::Engine;
 use crate::event::{Event, FieldTable, Kinds};
 use crate::rule::{self, Loaded, Rule};
@@ -120,10 +120,7 @@ impl Roster {
     /// `3 rules`, how many are on trial, and what is wrong with others.
     #[must_use]
     pub fn in_words(&self) -> String {
-        let mut words = match self.live_count() {
-            1 => "1 rule".to_owned(),
-            count => format!("{count} rules"),
-        };
+        let mut words = counted(self.live_count(), "rule");
         let stale = self
             .rules
             .iter()

@@ -14,7 +14,7 @@ use crate::cli::RunArgs;
 use crate::commands;
 use crate::config::Config;
 use crate::control::{Ask, Bell};
-use crate::document::Problem;
+use crate::document::{Problem, counted};
 use crate::engine::Restored;
 use crate::enrich::contents::Wanted;
 use crate::kernel::Widener;
@@ -247,12 +247,12 @@ impl Answer {
     pub fn in_words(&self) -> String {
         let mut words = match &self.refused {
             Some(reason) => format!(
-                "reload refused, {} rules go on as they were: {reason}",
-                self.rules
+                "reload refused, all goes on as it was ({}): {reason}",
+                counted(self.rules, "rule")
             ),
             None => format!(
                 "reloaded in {} ms: generation {}, {}, {} added, {} changed, {} removed, {} unchanged; \
-                 {} partial matches kept, {} given up",
+                 partial matches: {} kept, {} given up",
                 self.milliseconds,
                 self.generation,
                 self.rules_in_words(),
@@ -293,9 +293,10 @@ impl Answer {
 
 impl Answer {
     fn rules_in_words(&self) -> String {
+        let rules = counted(self.rules, "rule");
         match self.on_trial {
-            0 => format!("{} rules", self.rules),
-            trial => format!("{} rules, {trial} on trial", self.rules),
+            0 => rules,
+            trial => format!("{rules}, {trial} on trial"),
         }
     }
 }
