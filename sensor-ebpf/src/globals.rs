@@ -193,6 +193,8 @@ pub(crate) static MADE_UP: PerCpuArray<u64> = PerCpuArray::with_max_entries(Twic
 
 /// One buffer per possible CPU for each second instance that needs one.
 #[map]
+pub(crate) static EXEC_AGAIN_SCRATCH: Array<ExecScratch> = Array::with_max_entries(1, 0);
+#[map]
 pub(crate) static SYS_EXIT_AGAIN_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static DNS_AGAIN_SCRATCH: Array<DnsScratch> = Array::with_max_entries(1, 0);

@@ -527,7 +527,7 @@ pub enum Count {
     DroppedUnwanted = 10,
 }
 
-/// Programs on system calls that have a second instance behind them, where the kernel lets others run in the middle of one.
+/// Programs that have a second instance behind them, where the kernel lets others run in the middle of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Twice {
@@ -540,6 +540,11 @@ pub enum Twice {
     ProcessCallExit = 6,
     FileModify = 7,
     FileOpen = 8,
+    ProcessFork = 9,
+    ProcessExec = 10,
+    ProcessExit = 11,
+    ConnectByState = 12,
+    CloseByState = 13,
 }
 
 impl Twice {

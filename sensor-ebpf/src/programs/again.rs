@@ -1,36 +1,63 @@
-//! Programs on system calls, each of which can be there twice.
+//! Programs on tracepoints, each of which can be there twice.
 //!
-//! In: the run of a program. Out: for its second instance, whether the first has seen this very call. Newer kernels let another task
-//! run in the middle of a program on a system call, and until the program goes on they skip it for every other task of that
+//! In: the run of a program. Out: for its second instance, whether the first has seen this very act. Newer kernels let another task
+//! run in the middle of a program on a tracepoint, and until the program goes on they skip it for every other task of that
 //! processor. The second instance comes behind the first, with buffers of its own, and does what the first was kept from; it
 //! must never do what was done.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use sensor_ebpf::settings::Twice;
 
-use crate::globals::{MADE_UP, NOTES, setting};
+use crate::{
+    globals::{MADE_UP, NOTES, setting},
+    read::Faults,
+};
 
-/// The first instance runs. Costs nothing where there is no second.
+/// The first instance runs, for an act that its thread has to end before it can begin another. Costs nothing where there is no
+/// second.
 #[inline(always)]
 pub(crate) fn note(of: Twice) {
-    if setting!(twice) == 0 {
-        return;
-    }
-    if let Some(note) = NOTES.get_ptr_mut(place(of)) {
-        // SAFETY: the pointer is to a whole element; volatile, since the second instance reads it.
-        unsafe { note.write_volatile(thread()) };
+    if setting!(twice) != 0 {
+        leave(of, thread());
     }
 }
 
-/// True, and counted, when the first instance has not run for the call that the running thread is in.
+/// The same for the change of a socket: a thread can be interrupted in the middle by the change of another.
+#[inline(always)]
+pub(crate) fn note_of(of: Twice, socket: u64) {
+    if setting!(twice) != 0 {
+        leave(of, thread_at(socket));
+    }
+}
+
+#[inline(always)]
+fn leave(of: Twice, who: u32) {
+    if let Some(note) = NOTES.get_ptr_mut(place(of, who)) {
+        // SAFETY: the pointer is to a whole element; volatile, since the second instance reads it.
+        unsafe { note.write_volatile(who) };
+    }
+}
+
+/// True, and counted, when the first instance has not run for the act that the running thread is in.
 #[inline(always)]
 pub(crate) fn is_left(of: Twice) -> bool {
-    let Some(note) = NOTES.get_ptr_mut(place(of)) else {
+    is_left_by(of, thread())
+}
+
+/// The same for the change of a socket.
+#[inline(always)]
+pub(crate) fn is_left_of(of: Twice, socket: u64) -> bool {
+    is_left_by(of, thread_at(socket))
+}
+
+#[inline(always)]
+fn is_left_by(of: Twice, who: u32) -> bool {
+    let Some(note) = NOTES.get_ptr_mut(place(of, who)) else {
         return false;
     };
     // SAFETY: the pointer is to a whole element; volatile, since the first instance writes it.
     unsafe {
-        if note.read_volatile() == thread() {
+        if note.read_volatile() == who {
             note.write_volatile(0);
             return false;
         }
@@ -45,14 +72,24 @@ pub(crate) fn is_left(of: Twice) -> bool {
     true
 }
 
-/// Where the running thread's note on a program lies. Another thread has the same place only when the low bits of its number
-/// are the same; should both be between the two instances at one moment, one act is told twice.
+/// Where a note on a program lies. Another thread has the same place only when the low bits of its number are the same; should
+/// both be between the two instances at one moment, one act is told twice.
 #[inline(always)]
-fn place(of: Twice) -> u32 {
-    of as u32 * Twice::NOTES + (thread() & (Twice::NOTES - 1))
+fn place(of: Twice, who: u32) -> u32 {
+    of as u32 * Twice::NOTES + (who & (Twice::NOTES - 1))
 }
 
 #[inline(always)]
 fn thread() -> u32 {
     bpf_get_current_pid_tgid() as u32
+}
+
+/// A number for the running thread and a socket, whose address is a multiple of 64. Of one thread's sockets no two that are
+/// near each other have the same place.
+#[inline(always)]
+fn thread_at(socket: u64) -> u32 {
+    // The verifier knows it for a pointer, and lets nobody shift one.
+    let mut faults = Faults::NONE;
+    let socket = faults.number(socket);
+    thread().wrapping_add((socket >> 6) as u32)
 }

@@ -9,9 +9,12 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use core::mem::MaybeUninit;
-use sensor_ebpf::{ConnectBody, Header, Kind, settings::ABSENT};
+use sensor_ebpf::{
+    ConnectBody, Header, Kind,
+    settings::{ABSENT, Twice},
+};
 
-use super::{process::fault_flag, wanted};
+use super::{again, process::fault_flag, wanted};
 use crate::{
     emit::emit,
     globals::{is_served, offset, setting},
@@ -140,17 +143,32 @@ pub(super) fn is_denied(result: i64) -> bool {
 /// unless the program bound one; and an attempt that fails right afterwards for want of a port or a route is reported.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn connect_by_state(ctx: BtfTracePointContext) -> i32 {
+    again::note_of(Twice::ConnectByState, ctx.arg(0));
+    dialling(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn connect_by_state_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_of(Twice::ConnectByState, ctx.arg(0)) {
+        dialling(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn dialling(ctx: &BtfTracePointContext) {
     if ctx.arg::<u64>(2) as u32 != TCP_SYN_SENT {
-        return 0;
+        return;
     }
     let socket: u64 = ctx.arg(0);
     let mut faults = Faults::NONE;
     // The socket of a multipath connection changes state as well; what it sends goes over sockets of its own.
     if faults.read::<u16>(socket, offset!(sock_protocol)) != IPPROTO_TCP {
-        return 0;
+        return;
     }
     report(&mut faults, Kind::Connect, socket, 0);
-    0
 }
 
 /// A connection was handed to a program: first choice.
@@ -203,28 +221,43 @@ fn close(ctx: FEntryContext) -> i32 {
 /// is a close.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 fn close_by_state(ctx: BtfTracePointContext) -> i32 {
+    again::note_of(Twice::CloseByState, ctx.arg(0));
+    closing(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "inet_sock_set_state")]
+fn close_by_state_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_of(Twice::CloseByState, ctx.arg(0)) {
+        closing(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn closing(ctx: &BtfTracePointContext) {
     let (old, new) = (ctx.arg::<u64>(1) as u32, ctx.arg::<u64>(2) as u32);
     if old == TCP_LISTEN || old == TCP_SYN_SENT || old == TCP_CLOSE {
-        return 0;
+        return;
     }
     match new {
         TCP_FIN_WAIT1 | TCP_FIN_WAIT2 | TCP_CLOSE | TCP_LAST_ACK | TCP_CLOSING => {}
-        _ => return 0,
+        _ => return,
     }
     let sock: u64 = ctx.arg(0);
     let mut faults = Faults::NONE;
     if !is_tcp(&mut faults, sock) || faults.read::<u32>(sock, offset!(sock_lock_owned)) == 0 {
-        return 0;
+        return;
     }
     let socket = faults.pointer(sock, offset!(sock_socket));
     if socket == 0 {
-        return 0;
+        return;
     }
     let file = faults.pointer(socket, offset!(socket_file));
     if file != 0 && is_released(&mut faults, file) {
         closed(&mut faults, sock, old);
     }
-    0
 }
 
 /// A socket is let go of: second choice, for one whose connection had ended before.

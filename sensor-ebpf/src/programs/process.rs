@@ -3,17 +3,18 @@
 //! In: the scheduler's three process tracepoints. Out: fork, exec and exit records; never filtered by anything but the
 //! scope, since the process table feeds on them. Threads are not processes: their creation and end are left out.
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use aya_ebpf::{macros::btf_tracepoint, maps::Array, programs::BtfTracePointContext};
 use core::mem::MaybeUninit;
 use sensor_ebpf::{
     ARGS_LEN_MAX, ENVIRONMENT_LEN_MAX, ExecBody, ExitBody, ForkBody, Header, Kind, PATH_LEN_MAX,
-    Part, PartKind, record_flag, settings::ABSENT,
+    Part, PartKind, record_flag,
+    settings::{ABSENT, Twice},
 };
 
-use super::{bulk, pad, release, take, write_part};
+use super::{again, bulk, pad, release, take, write_part};
 use crate::{
     emit::{emit, emit_degraded},
-    globals::{EXEC_SCRATCH, offset, setting},
+    globals::{EXEC_AGAIN_SCRATCH, EXEC_SCRATCH, offset, setting},
     interest,
     read::{
         Faults, clamp, helper, opaque,
@@ -61,15 +62,31 @@ pub(crate) struct ExecScratch {
 /// 5.10 or later; `sched_process_fork(parent, child)`.
 #[btf_tracepoint(function = "sched_process_fork")]
 fn process_fork(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::ProcessFork);
+    forked(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sched_process_fork")]
+fn process_fork_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::ProcessFork) {
+        forked(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn forked(ctx: &BtfTracePointContext) {
     let child: u64 = ctx.arg(1);
     let mut faults = Faults::NONE;
     let tgid = faults.read::<u32>(child, offset!(task_tgid));
     if tgid != faults.read::<u32>(child, offset!(task_pid)) {
-        return 0;
+        return;
     }
     interest::on_fork(tgid);
     if !task::in_scope(child) {
-        return 0;
+        return;
     }
     let mut record = MaybeUninit::<(Header, ForkBody)>::uninit();
     let record = record.as_mut_ptr().cast::<u8>();
@@ -90,7 +107,6 @@ fn process_fork(ctx: BtfTracePointContext) -> i32 {
         const LEN: u64 = (size_of::<Header>() + size_of::<ForkBody>()) as u64;
         emit::<LEN>(Kind::Fork, record, LEN, 0, fault_flag(&faults));
     }
-    0
 }
 
 /// A process ended: its last thread did.
@@ -101,6 +117,22 @@ fn process_fork(ctx: BtfTracePointContext) -> i32 {
 /// that end at once may both see nobody left, so the record comes at least once.
 #[btf_tracepoint(function = "sched_process_exit")]
 fn process_exit(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::ProcessExit);
+    ended(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sched_process_exit")]
+fn process_exit_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::ProcessExit) {
+        ended(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn ended(ctx: &BtfTracePointContext) {
     let task: u64 = ctx.arg(0);
     let mut faults = Faults::NONE;
     let signal = faults.pointer(task, offset!(task_signal));
@@ -110,12 +142,12 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
         faults.read::<u32>(signal, offset!(signal_live)) == 0
     };
     if !last {
-        return 0;
+        return;
     }
     interest::on_exit(task::current_tgid());
     let held_back = bulk::on_exit();
     if !task::in_scope(task) {
-        return 0;
+        return;
     }
     if held_back != 0 {
         bulk::tell_throttle(task, 0, held_back);
@@ -138,7 +170,6 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
         const LEN: u64 = (size_of::<Header>() + size_of::<ExitBody>()) as u64;
         emit::<LEN>(Kind::Exit, record, LEN, 0, fault_flag(&faults));
     }
-    0
 }
 
 /// A process became another program. The new image is in place and the exec can no longer fail.
@@ -148,25 +179,40 @@ fn process_exit(ctx: BtfTracePointContext) -> i32 {
 /// 5.10 or later; `sched_process_exec(task, old_pid, bprm)`.
 #[btf_tracepoint(function = "sched_process_exec")]
 fn process_exec(ctx: BtfTracePointContext) -> i32 {
+    again::note(Twice::ProcessExec);
+    became(&ctx, &EXEC_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[btf_tracepoint(function = "sched_process_exec")]
+fn process_exec_again(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left(Twice::ProcessExec) {
+        became(&ctx, &EXEC_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn became(ctx: &BtfTracePointContext, map: &Array<ExecScratch>) {
     let task: u64 = ctx.arg(0);
     interest::on_exec(task, ctx.arg(2));
     if !task::in_scope(task) {
-        return 0;
+        return;
     }
-    let Some(scratch) = EXEC_SCRATCH.get_ptr_mut(task::cpu()) else {
-        return 0;
+    let Some(scratch) = map.get_ptr_mut(task::cpu()) else {
+        return;
     };
     // SAFETY: the map has one element per possible CPU; only this program uses it, and `busy` keeps nested runs away.
     unsafe {
         let busy = &raw mut (*scratch).busy;
         if !take(busy) {
             degraded(Kind::Exec, task);
-            return 0;
+            return;
         }
         exec_record(task, ctx.arg::<u64>(1) as u32, ctx.arg(2), scratch);
         release(busy);
     }
-    0
 }
 
 /// Sends a header in place of a record that could not be built.

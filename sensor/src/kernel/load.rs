@@ -560,7 +560,7 @@ struct Attaching<'a> {
     held: Vec<&'static str>,
     /// Kinds served so far, a bit each: by trampolines, by tracepoints.
     served: [u32; 2],
-    /// Whether programs on system calls get a second instance.
+    /// Whether programs on tracepoints get a second instance.
     twice: bool,
 }
 

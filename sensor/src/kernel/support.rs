@@ -420,7 +420,7 @@ pub(super) fn needs_memlock() -> bool {
     release().is_none_or(|release| release < (5, 11))
 }
 
-/// True where another task can run in the middle of a program on a system call, and the kernel skips the program for that task: so
+/// True where another task can run in the middle of a program on a tracepoint, and the kernel skips the program for that task: so
 /// it is in 7.2, and not in 6.18.
 pub(super) fn lets_others_between() -> bool {
     release().is_none_or(|release| release >= (7, 0))

@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn what_a_second_instance_took_is_not_missed() {
         let skipped = vec![
-            ("process_exec", 2),
+            ("file_create", 2),
             ("file_call_end", 15),
             ("socket_call", 3),
             ("file_call_end_again", 4),
@@ -113,11 +113,7 @@ mod tests {
         made_up[Twice::FileCallEnd as usize] = 14;
         made_up[Twice::SocketCall as usize] = 3;
         let missed = missed(skipped, &made_up);
-        let expected = [
-            ("process_exec", 2),
-            ("file_call_end", 1),
-            ("socket_call", 0),
-        ];
+        let expected = [("file_create", 2), ("file_call_end", 1), ("socket_call", 0)];
         assert_eq!(missed, expected);
     }
 
@@ -161,10 +157,12 @@ mod tests {
             assert_eq!(hook, Some(second.entry.hook.name()), "{}", second.first);
             assert!((second.of as u32) < Twice::SLOTS);
         }
-        let on_calls = PROGRAMS
-            .iter()
-            .filter(|entry| matches!(entry.hook, Hook::Tracepoint("sys_enter" | "sys_exit")));
-        for entry in on_calls {
+        // The first runs where nothing comes between; of the other no two runs meet, but where modules are loaded at once.
+        let alone = ["close_by_end", "module_loaded"];
+        let on_tracepoints = PROGRAMS.iter().filter(|entry| {
+            matches!(entry.hook, Hook::Tracepoint(_)) && !alone.contains(&entry.name)
+        });
+        for entry in on_tracepoints {
             let second = SECONDS.iter().find(|second| second.first == entry.name);
             assert!(second.is_some(), "{}", entry.name);
         }

@@ -394,7 +394,7 @@ pub(super) static PROGRAMS: &[Entry] = &[
     ),
 ];
 
-/// A program on a system call and its second instance, which does what the kernel kept the first from.
+/// A program on a tracepoint and its second instance, which does what the kernel kept the first from.
 pub(super) struct Second {
     pub(super) of: Twice,
     pub(super) first: &'static str,
@@ -418,6 +418,41 @@ const fn second(
 /// The second instances, attached behind the first where the kernel lets other tasks run in the middle of a program; each with
 /// one of the kinds it serves.
 pub(super) static SECONDS: &[Second] = &[
+    second(
+        Twice::ProcessFork,
+        "process_fork",
+        "process_fork_again",
+        Kind::Fork,
+        "sched_process_fork",
+    ),
+    second(
+        Twice::ProcessExec,
+        "process_exec",
+        "process_exec_again",
+        Kind::Exec,
+        "sched_process_exec",
+    ),
+    second(
+        Twice::ProcessExit,
+        "process_exit",
+        "process_exit_again",
+        Kind::Exit,
+        "sched_process_exit",
+    ),
+    second(
+        Twice::ConnectByState,
+        "connect_by_state",
+        "connect_by_state_again",
+        Kind::Connect,
+        "inet_sock_set_state",
+    ),
+    second(
+        Twice::CloseByState,
+        "close_by_state",
+        "close_by_state_again",
+        Kind::Close,
+        "inet_sock_set_state",
+    ),
     second(
         Twice::FileCallBegin,
         "file_call_begin",
@@ -509,6 +544,7 @@ pub(super) static SCRATCH: &[&str] = &[
 
 /// The same, of second instances.
 pub(super) static SECOND_SCRATCH: &[&str] = &[
+    "EXEC_AGAIN_SCRATCH",
     "SYS_EXIT_AGAIN_SCRATCH",
     "DNS_AGAIN_SCRATCH",
     "PROCESS_CALL_AGAIN_SCRATCH",
