@@ -84,6 +84,8 @@ pub(crate) struct Counts {
     pub(crate) submitted: u64,
     pub(crate) received: u64,
     pub(crate) lost: u64,
+    /// Runs of programs that the kernel left out, for whom or what nobody knows.
+    pub(crate) skipped: u64,
 }
 
 impl Counts {
@@ -104,6 +106,7 @@ impl Counts {
             submitted: count("submitted"),
             received: count("received"),
             lost: count("lost"),
+            skipped: count("recursion_misses"),
         }
     }
 }

@@ -227,20 +227,22 @@ impl Storm {
         seen.iter().flatten().filter(|seen| **seen).count()
     }
 
-    /// What must always hold: what happened was seen, and is either here or counted as lost.
+    /// What must always hold: what happened was seen, and is either here or counted as lost, but for runs of programs that the
+    /// kernel skipped: it counts those for all processes together, and whether they would have told anything is not known.
     fn check_counts(&self, done: usize, tier: &str) {
         let Counts {
             seen,
             submitted,
             received,
             lost,
+            skipped,
         } = self.counts;
         let done = done as u64;
         println!("{tier}: {done} acts: {:?}", self.counts);
         assert_eq!(received, submitted, "{tier}: {:?}", self.counts);
-        assert_eq!(received + lost, done, "{tier}: {:?}", self.counts);
-        // A run that the kernel skipped counts as lost and was not seen.
+        assert_eq!(received + lost, seen, "{tier}: {:?}", self.counts);
         assert!(seen <= done, "{tier}: {:?}", self.counts);
+        assert!(seen + skipped >= done, "{tier}: {:?}", self.counts);
     }
 }
 
@@ -340,11 +342,13 @@ fn files_created_by_many_at_once_are_recorded_whole() {
         println!("{tier}: {whole} files recorded whole, {headers_alone} without their path");
         // The workers' forks and ends, the actor's exec and end.
         storm.check_counts(workers * count + 2 * workers + 2, &tier);
-        assert_eq!(
-            (whole + headers_alone) as u64 + storm.counts.lost,
-            (workers * count) as u64,
-            "{tier}: {:?}",
-            storm.counts
+        let counts = &storm.counts;
+        let told = (whole + headers_alone) as u64 + counts.lost;
+        let created = (workers * count) as u64;
+        assert!(told <= created, "{tier}: {told}, {counts:?}");
+        assert!(
+            told + counts.skipped >= created,
+            "{tier}: {told}, {counts:?}"
         );
         // A program that is interrupted by itself is rare even where the kernel lets it be.
         assert!(whole * 100 >= workers * count * 99, "{tier}: {whole}");
