@@ -45,7 +45,7 @@ const RECENT_MAX: usize = 1024;
 /// Longest entry kept for that, and all of them together: no more bytes than the send buffer has room for are on their way.
 const RECENT_BYTES_MAX: usize = 256 << 10;
 const RECENT_TOTAL_MAX: usize = SEND_BUFFER_BYTES;
-/// How long before its next start a journal may have been killed.
+/// How long before its next start, or before it was first seen to be away, a journal may have been killed.
 const KILLED_BEFORE: Duration = Duration::from_secs(5);
 /// What marks an entry that may be there already.
 const RESENT: &[u8] = b"SENSOR_RESENT=1\n";
@@ -73,6 +73,8 @@ pub struct Journald {
 struct Recent {
     entries: VecDeque<(SystemTime, Vec<u8>)>,
     bytes: usize,
+    /// Since when it has been away, until it is known which start of it took entries again.
+    away: Option<SystemTime>,
 }
 
 impl Recent {
@@ -81,7 +83,7 @@ impl Recent {
             return;
         }
         // The next start of the journal is to come.
-        let since = sent.checked_sub(KILLED_BEFORE);
+        let since = self.doubtful_since(sent);
         while let Some((sent, oldest)) = self.entries.front()
             && (self.entries.len() >= RECENT_MAX
                 || self.bytes + entry.len() > RECENT_TOTAL_MAX
@@ -94,8 +96,16 @@ impl Recent {
         self.entries.push_back((sent, entry.to_vec()));
     }
 
-    /// Gives away what was sent since then.
-    fn take(&mut self, since: Option<SystemTime>) -> impl Iterator<Item = Vec<u8>> + use<> {
+    /// From when on it is not known whether the journal wrote what it took, when it was started then.
+    fn doubtful_since(&self, started: SystemTime) -> Option<SystemTime> {
+        let ended = self.away.map_or(started, |away| away.min(started));
+        ended.checked_sub(KILLED_BEFORE)
+    }
+
+    /// Gives away what a journal that was started then may never have written.
+    fn take(&mut self, started: SystemTime) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let since = self.doubtful_since(started);
+        self.away = None;
         self.bytes = 0;
         let entries = std::mem::take(&mut self.entries).into_iter();
         let doubtful = entries.filter(move |(sent, _)| since.is_none_or(|since| *sent >= since));
@@ -152,11 +162,11 @@ impl Journald {
             return Ok(());
         };
         if self.invocation.as_ref() == Some(&found) {
+            self.recent.away = None;
             return Ok(());
         }
         if self.invocation.is_some() {
-            let since = found.1.checked_sub(KILLED_BEFORE);
-            for entry in self.recent.take(since) {
+            for entry in self.recent.take(found.1) {
                 self.entry = entry;
                 self.entry.extend_from_slice(RESENT);
                 self.deliver(give_up)?;
@@ -169,6 +179,12 @@ impl Journald {
     /// Hands over the entry, and keeps it in case the journal is killed.
     fn deliver_and_keep(&mut self, give_up: &AtomicBool) -> io::Result<()> {
         self.deliver(give_up)?;
+        if self.recent.away.is_some() {
+            // Not with the next alert only: there may be none for long.
+            let entry = std::mem::take(&mut self.entry);
+            self.make_good(give_up)?;
+            self.entry = entry;
+        }
         self.recent.push(SystemTime::now(), &self.entry);
         Ok(())
     }
@@ -184,6 +200,9 @@ impl Journald {
                 }
                 return Ok(());
             };
+            if is_away(&error) && self.link.is_some() {
+                self.recent.away.get_or_insert_with(SystemTime::now);
+            }
             let worth_waiting = is_full(&error) || is_away(&error);
             if !worth_waiting || give_up.load(Ordering::Relaxed) {
                 return Err(error);
@@ -435,7 +454,7 @@ mod tests {
         }
         let whole = RECENT_TOTAL_MAX / RECENT_BYTES_MAX;
         assert_eq!(recent.entries.len(), whole);
-        assert_eq!(recent.take(Some(now)).count(), whole);
+        assert_eq!(recent.take(now).count(), whole);
         assert_eq!((recent.entries.len(), recent.bytes), (0, 0));
     }
 
@@ -568,6 +587,50 @@ mod tests {
             assert_eq!(value(&fields(&bytes[..length]), "SENSOR_RULE_ID"), "r-1");
             writing.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn a_journal_that_was_away_for_long_gets_the_last_alerts_before_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, link) = (
+            directory.path().join("socket"),
+            directory.path().join("link"),
+        );
+        let mut writer = Journald {
+            link: Some(link.clone()),
+            ..Journald::at(&path)
+        };
+        let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
+        let started = |name: &str| std::os::unix::fs::symlink(name, &link).unwrap();
+        started("first");
+        let journal = UnixDatagram::bind(&path).unwrap();
+        writer.write(&alert, &NOT_ENDING).unwrap();
+        drop(journal);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::remove_file(&link).unwrap();
+        let ending = AtomicBool::new(true);
+        writer.write(&alert, &ending).unwrap_err();
+        // A minute later its socket is there first, then the journal.
+        let minute = Duration::from_secs(60);
+        let away = writer.recent.away.as_mut().unwrap();
+        *away -= minute;
+        let entries = writer.recent.entries.iter_mut();
+        entries.for_each(|(sent, _)| *sent -= minute);
+        let journal = UnixDatagram::bind(&path).unwrap();
+        journal.set_nonblocking(true).unwrap();
+        let mut sent = || {
+            writer.write(&alert, &NOT_ENDING).unwrap();
+            let mut bytes = vec![0; 1 << 20];
+            let mut marks = Vec::new();
+            while let Ok(length) = journal.recv(&mut bytes) {
+                marks.push(bytes[..length].ends_with(RESENT));
+            }
+            marks
+        };
+        assert_eq!(sent(), [false]);
+        started("second");
+        assert_eq!(sent(), [true, true, false]);
+        assert_eq!(sent(), [false]);
     }
 
     #[test]
