@@ -7,6 +7,7 @@ mod container;
 mod debian;
 mod journal;
 mod kills;
+mod outage;
 mod refusals;
 mod response;
 
@@ -91,6 +92,7 @@ const STEPS: &[Step] = &[
         "60,000 alerts outlive restarts of the journal",
         journal::outlives_restarts,
     ),
+    ("outputs are away for a minute", outage::is_outlived),
     ("an upgrade keeps settings and asks nothing", upgrades),
     ("a purge leaves nothing behind", purges),
 ];
