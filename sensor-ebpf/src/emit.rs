@@ -5,7 +5,7 @@
 
 use aya_ebpf::cty::c_void;
 use aya_log_ebpf::{debug, warn};
-use sensor_ebpf::{Header, Kind, RECORD_LEN_MAX, record_flag, settings::Count};
+use sensor_ebpf::{Header, Kind, RECORD_LEN_MAX, maps::Count, record_flag};
 
 use crate::{
     globals::{COUNTERS, RING},

@@ -9,19 +9,13 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     Kind,
-    settings::{
-        BulkSettings, Count, Offsets, Settings, SocketCalls, Twice, WATCH_NAME_LEN, WATCHES_MAX,
-    },
+    maps::{Bucket, Count, Twice, WATCH_NAME_LEN, WATCHES_MAX},
+    settings::{BulkSettings, Offsets, Settings, SocketCalls},
 };
 
 use crate::programs::{
-    bulk::{Bucket, PathScratch},
-    dns::DnsScratch,
-    file::FileScratch,
-    file_act::ActScratch,
-    file_call::CallScratch,
-    memfd::MemfdScratch,
-    process::ExecScratch,
+    bulk::PathScratch, dns::DnsScratch, file::FileScratch, file_act::ActScratch,
+    file_call::CallScratch, memfd::MemfdScratch, process::ExecScratch,
 };
 
 /// Member offsets of the running kernel.

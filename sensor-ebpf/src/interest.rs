@@ -8,7 +8,7 @@
 //! that out. Kept for all processes, scope or not, since a process may enter the scope later.
 
 use aya_ebpf::{macros::map, maps::HashMap};
-use sensor_ebpf::{Kind, settings::NAME_KEY_LEN};
+use sensor_ebpf::{Kind, maps::NAME_KEY_LEN};
 
 use crate::{
     globals::{offset, setting},

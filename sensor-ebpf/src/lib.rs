@@ -9,6 +9,7 @@
 //! All little-endian, 8-byte aligned. Offsets of parts are implied by order, so ranges can not overlap.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
+pub mod maps;
 pub mod settings;
 
 #[cfg(not(target_arch = "bpf"))]

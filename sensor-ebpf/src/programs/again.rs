@@ -6,7 +6,7 @@
 //! must never do what was done.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use sensor_ebpf::settings::Twice;
+use sensor_ebpf::maps::Twice;
 
 use crate::{
     globals::{MADE_UP, NOTES, setting},

@@ -7,8 +7,10 @@ use core::mem::MaybeUninit;
 
 use aya_ebpf::{cty::c_void, helpers::generated, maps::Array};
 use sensor_ebpf::{
-    Header, Kind, PATH_LEN_MAX, Part, PartKind, ThrottleBody, record_flag,
-    settings::{ABSENT, Count},
+    Header, Kind, PATH_LEN_MAX, Part, PartKind, ThrottleBody,
+    maps::{Bucket, Count},
+    record_flag,
+    settings::ABSENT,
 };
 
 use super::{
@@ -53,15 +55,6 @@ pub(crate) struct PathScratch {
     at: u64,
     record: [u8; RECORD_MAX as usize + 16],
     walk: Walk,
-}
-
-/// What one process has saved up.
-#[repr(C)]
-pub(crate) struct Bucket {
-    last_ns: u64,
-    credit_ns: u64,
-    /// Left out since the throttle began; 0 while there is none.
-    dropped: u64,
 }
 
 /// True when a record of a bulk kind may be sent for `task`. A refusal is counted.

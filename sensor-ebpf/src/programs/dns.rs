@@ -10,8 +10,8 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use sensor_ebpf::{
-    ConnectBody, Header, Kind, PAYLOAD_LEN_MAX, Part, PartKind, lookup_detail, record_flag,
-    settings::{SocketCall, Twice},
+    ConnectBody, Header, Kind, PAYLOAD_LEN_MAX, Part, PartKind, lookup_detail, maps::Twice,
+    record_flag, settings::SocketCall,
 };
 
 use super::{

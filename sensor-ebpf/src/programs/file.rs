@@ -11,8 +11,8 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FExitContext},
 };
 use sensor_ebpf::{
-    FileBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, record_flag,
-    settings::{ABSENT, Twice},
+    FileBody, Header, Kind, PATH_LEN_MAX, Part, PartKind, maps::Twice, record_flag,
+    settings::ABSENT,
 };
 
 use super::{

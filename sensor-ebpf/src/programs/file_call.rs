@@ -9,8 +9,10 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use sensor_ebpf::{
-    Kind, PartKind, record_flag,
-    settings::{ABSENT, CALLS_MAX, FILE_ACTS, FileCall, Twice},
+    Kind, PartKind,
+    maps::Twice,
+    record_flag,
+    settings::{ABSENT, CALLS_MAX, FILE_ACTS, FileCall},
 };
 
 use super::{

@@ -22,7 +22,7 @@ pub(crate) mod process_call;
 pub(crate) mod ptrace;
 pub(crate) mod session;
 
-use sensor_ebpf::{Kind, Part, settings::Count};
+use sensor_ebpf::{Kind, Part, maps::Count};
 
 use crate::{
     emit::count,

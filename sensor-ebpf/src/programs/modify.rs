@@ -17,7 +17,8 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     Kind, ModifyBody, change,
-    settings::{ABSENT, CALLS_MAX, Twice, call},
+    maps::Twice,
+    settings::{ABSENT, CALLS_MAX, call},
 };
 
 use super::{

@@ -9,10 +9,7 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, FExitContext},
 };
 use core::mem::MaybeUninit;
-use sensor_ebpf::{
-    ConnectBody, Header, Kind,
-    settings::{ABSENT, Twice},
-};
+use sensor_ebpf::{ConnectBody, Header, Kind, maps::Twice, settings::ABSENT};
 
 use super::{again, process::fault_flag, wanted};
 use crate::{

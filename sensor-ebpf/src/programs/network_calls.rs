@@ -7,7 +7,8 @@
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
 use sensor_ebpf::{
     Kind,
-    settings::{ABSENT, SocketCall, SocketCalls, Twice},
+    maps::Twice,
+    settings::{ABSENT, SocketCall, SocketCalls},
 };
 
 use super::{

@@ -11,7 +11,8 @@ use aya_ebpf::{
 };
 use sensor_ebpf::{
     FileBody, Kind,
-    settings::{ABSENT, Twice, WATCH_DEPTH_MAX, WATCH_NAME_LEN, watch},
+    maps::{Twice, WATCH_NAME_LEN, watch},
+    settings::{ABSENT, WATCH_DEPTH_MAX},
 };
 
 use super::{

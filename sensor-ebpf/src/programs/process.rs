@@ -7,8 +7,7 @@ use aya_ebpf::{macros::btf_tracepoint, maps::Array, programs::BtfTracePointConte
 use core::mem::MaybeUninit;
 use sensor_ebpf::{
     ARGS_LEN_MAX, ENVIRONMENT_LEN_MAX, ExecBody, ExitBody, ForkBody, Header, Kind, PATH_LEN_MAX,
-    Part, PartKind, record_flag,
-    settings::{ABSENT, Twice},
+    Part, PartKind, maps::Twice, record_flag, settings::ABSENT,
 };
 
 use super::{again, bulk, pad, release, take, write_part};

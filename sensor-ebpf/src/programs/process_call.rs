@@ -4,7 +4,7 @@
 //! from what the kernel knows at either end. Calls of no interest cost a look into a bit set.
 
 use aya_ebpf::{macros::btf_tracepoint, maps::Array, programs::BtfTracePointContext};
-use sensor_ebpf::{Kind, moment, settings::Twice};
+use sensor_ebpf::{Kind, maps::Twice, moment};
 
 use super::{
     again, credentials,

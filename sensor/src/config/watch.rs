@@ -3,7 +3,7 @@
 //! In: a name, a path or a directory, as the settings have it. Out: what the kernel is told of it: its last name, and whether
 //! that is a file's or a directory's. The name alone decides there; whoever reads the records compares whole paths.
 
-use sensor_ebpf::settings::{WATCH_NAME_LEN, WATCHES_MAX, watch};
+use sensor_ebpf::maps::{WATCH_NAME_LEN, WATCHES_MAX, watch};
 
 /// Why something can not be watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

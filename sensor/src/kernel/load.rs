@@ -26,7 +26,8 @@ use aya::{
 use aya_log::EbpfLogger;
 use sensor_ebpf::{
     Kind,
-    settings::{Count, FILE_ACTS, Twice, WATCH_NAME_LEN},
+    maps::{Count, Twice, WATCH_NAME_LEN},
+    settings::FILE_ACTS,
 };
 use zerocopy::IntoBytes;
 

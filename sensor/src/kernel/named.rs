@@ -9,7 +9,7 @@ use aya::{
     Ebpf,
     maps::{HashMap, MapData},
 };
-use sensor_ebpf::{Kind, settings::NAME_KEY_LEN};
+use sensor_ebpf::{Kind, maps::NAME_KEY_LEN};
 
 use super::{KindSet, LoadError};
 use crate::keep::{Broken, Keep, Reader, Writer};

@@ -10,7 +10,7 @@ use aya::{
     maps::PerCpuArray,
     programs::{Program, ProgramFd},
 };
-use sensor_ebpf::settings::Twice;
+use sensor_ebpf::maps::Twice;
 
 use super::programs::{self, SECONDS};
 use super::{LoadError, fdinfo};

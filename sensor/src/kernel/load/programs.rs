@@ -3,7 +3,7 @@
 //! In: nothing; this is a table. Out: its rows, in the order they are attached, and the maps with one buffer per processor. A
 //! program is listed here or it is never loaded.
 
-use sensor_ebpf::{Kind, settings::Twice};
+use sensor_ebpf::{Kind, maps::Twice};
 
 /// How a program is attached.
 #[derive(Clone, Copy)]
