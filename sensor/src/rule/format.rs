@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -459,13 +460,12 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Equal for equal texts, in every run of this build.
+/// Equal for equal texts, in every run of every build.
 #[must_use]
 pub fn digest(text: &str) -> u64 {
-    use std::hash::{DefaultHasher, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    hasher.write(text.as_bytes());
-    hasher.finish()
+    let hash = Sha256::digest(text);
+    let first = hash.iter().take(8);
+    first.fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// A text as messages show it.
