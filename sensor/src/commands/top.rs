@@ -78,11 +78,12 @@ fn table(before: &Value, now: &Value, rows: usize, columns: usize, colours: bool
         [""; 2]
     };
     for (path, title) in [("/rules", "RULE"), ("/programs", "PROGRAM")] {
-        let _ = writeln!(
-            out,
-            "{bold}{:>9} {:>9} {:>7} {title}{off}",
+        let head = format!(
+            "{:>9} {:>9} {:>7} {title}",
             "EVENTS/S", "ENGINE %", "ALERTS"
         );
+        let head: String = head.chars().take(columns).collect();
+        let _ = writeln!(out, "{bold}{head}{off}");
         for row in between(before, now, path).iter().take(rows) {
             // Hundredths of a percent of one processor.
             let share = row.nanoseconds / passed / 100;
@@ -160,5 +161,11 @@ mod tests {
              \x20EVENTS/S  ENGINE %  ALERTS PROGRAM\n\
              \x20       1      0.00       0 /bin/x[2J\n"
         );
+        // A narrow terminal would wrap what is longer.
+        let narrow = table(&before, &now, 20, 30, true);
+        let shown = narrow.replace("\x1b[1m", "").replace("\x1b[0m", "");
+        assert!(shown.contains("ALERTS RU\n"), "{narrow}");
+        assert!(shown.contains("ALERTS PR\n"), "{narrow}");
+        assert!(shown.lines().all(|line| line.len() <= 30), "{narrow}");
     }
 }
