@@ -1,16 +1,22 @@
 //! Puts the kernel object into the daemon.
 //!
 //! In: `sensor-ebpf`, or a ready object named by `EQL_SENSOR_BPF_OBJECT`. Out: `OUT_DIR/kernel_object`, empty where no kernel
-//! toolchain is at hand, so that checking, linting and testing everything else need stable Rust alone. Must never install
-//! anything: that is `cargo xtask setup`.
+//! toolchain is at hand, so that checking, linting and testing everything else need stable Rust alone; and `OUT_DIR/layout`, which
+//! tells this build's records and maps from another's. Must never install anything: that is `cargo xtask setup`.
+
+#[path = "src/kernel/load/plain.rs"]
+mod plain;
 
 use std::{
     env,
     ffi::OsString,
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
+
+use sha2::{Digest as _, Sha256};
 
 /// A ready object for packagers; set but empty: embed nothing.
 const OBJECT: &str = "EQL_SENSOR_BPF_OBJECT";
@@ -21,14 +27,41 @@ const DISTRIBUTION_RUSTC: &str = "/usr/bin/rustc";
 /// The first release whose LLVM the linker can read.
 const RUSTC_MINOR_MIN: u32 = 96;
 
+/// Sources below `sensor-ebpf/src` that say what is in records and in maps that outlive a daemon.
+const LAYOUT: &[&str] = &[
+    "lib.rs",
+    "maps.rs",
+    "globals.rs",
+    "interest.rs",
+    "programs/again.rs",
+    "programs/gates.rs",
+];
+
 fn main() -> ExitCode {
-    match embed() {
+    match describe_layout().and_then(|()| embed()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             eprintln!("cannot build the kernel object: {problem}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn describe_layout() -> Result<(), String> {
+    let sources = variable("CARGO_MANIFEST_DIR")?.join("../sensor-ebpf/src");
+    let mut hash = Sha256::new();
+    for name in LAYOUT {
+        let path = sources.join(name);
+        let text = fs::read_to_string(&path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        hash.update(format!("{name}\n{}\n", plain::plain(&text)));
+    }
+    let mut said = "eql-sensor layout ".to_owned();
+    for byte in hash.finalize() {
+        write!(said, "{byte:02x}").map_err(|error| error.to_string())?;
+    }
+    println!("cargo::rerun-if-changed=src/kernel/load/plain.rs");
+    write(&variable("OUT_DIR")?.join("layout"), said.as_bytes())
 }
 
 fn embed() -> Result<(), String> {

@@ -15,7 +15,9 @@ pub mod settings;
 #[cfg(not(target_arch = "bpf"))]
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Layout version; a mismatch between object and daemon is a start-up error.
+/// Layout version; a mismatch between object and daemon is a start-up error. Raised, too, when a value in a record or in a map that
+/// outlives a daemon comes to mean something else though its type stays: two builds tell by their sources whether they understand
+/// each other.
 pub const ABI: u16 = 1;
 
 /// Longest argument area captured, in bytes; the true length is in [`ExecBody::args_len`].

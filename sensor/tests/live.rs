@@ -72,6 +72,8 @@ mod storm;
 mod trial;
 #[path = "live/trouble.rs"]
 mod trouble;
+#[path = "live/upgrade.rs"]
+mod upgrade;
 
 /// Hook tiers to test, as `--tier` names them.
 fn tiers() -> Vec<String> {

@@ -11,6 +11,7 @@ pub(crate) mod dns;
 pub(crate) mod file;
 pub(crate) mod file_act;
 pub(crate) mod file_call;
+mod gates;
 pub(crate) mod memfd;
 pub(crate) mod modify;
 pub(crate) mod module;

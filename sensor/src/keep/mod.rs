@@ -1,4 +1,4 @@
-//! Values as bytes that a later run of this very build reads back.
+//! Values as bytes that a later run reads back, of this build or of one that keeps them in the same form.
 //!
 //! In: values. Out: their bytes, and values again or what is wrong with the bytes. What is shared is written once and shared again
 //! when it is read. Bytes that are not whole, or not ours, are an error, never a panic, and never make it reserve more memory than

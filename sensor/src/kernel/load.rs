@@ -3,8 +3,11 @@
 //! In: [`Options`], the embedded kernel object, what this kernel offers. Out: a running [`Kernel`] and a report of every hook, or
 //! the reason why a required one could not be had. Must never run on with a required hook missing.
 
+mod about;
 mod checked;
+mod gate;
 mod kept;
+mod layout;
 mod missed;
 mod offered;
 mod programs;
@@ -33,6 +36,7 @@ use zerocopy::IntoBytes;
 
 use crate::config::{WatchError, watch_entry};
 use crate::fd_store::FdStore;
+use about::Stamp;
 use kept::{Adopted, Found, Kept};
 use missed::Missed;
 pub use offered::offered;
@@ -78,6 +82,8 @@ pub enum LoadError {
     Object(#[source] Box<EbpfError>),
     #[error("the kernel object has no `{0}`; it is not of this build")]
     NotInObject(&'static str),
+    #[error("the kernel object has no gate for `{0}`; it is not of this build")]
+    NoGate(&'static str),
     #[error("cannot open the map `{name}`")]
     Map {
         name: &'static str,
@@ -96,6 +102,8 @@ pub enum LoadError {
     Kept(String),
     #[error("descriptors of the kernel programs can not be kept or taken up")]
     Descriptors(#[source] io::Error),
+    #[error("this build's `{name}` can not follow the one that runs: {reason}")]
+    Follow { name: &'static str, reason: String },
     #[error("no hook for {} records, which are required: {reasons}", .kind.name())]
     Required { kind: Kind, reasons: String },
 }
@@ -126,8 +134,7 @@ struct Programs {
     /// See [`Attaching`].
     held: Vec<&'static str>,
     served: [u32; 2],
-    /// See [`kept::stamp`].
-    stamp: [u8; 32],
+    stamp: Stamp,
     /// Those of an earlier daemon.
     adopted: Vec<Adopted>,
     kept: Option<Kept>,
@@ -160,8 +167,8 @@ pub fn load(options: &Options) -> Result<Kernel, LoadError> {
     load_or_adopt(options, None)
 }
 
-/// The same; where an earlier daemon's programs are in the store and fit, they are taken up instead, and what they do not report
-/// yet is attached beside them.
+/// The same; where an earlier daemon's programs are in the store and fit, they are taken up instead, or followed by those of this
+/// build without a gap, and what they do not report yet is attached beside them.
 ///
 /// # Errors
 ///
@@ -170,19 +177,23 @@ pub fn load_or_adopt(options: &Options, store: Option<&mut FdStore>) -> Result<K
     if OBJECT.is_empty() {
         return Err(LoadError::NoObject);
     }
-    let support = Support::detect(options)?;
+    let mut support = Support::detect(options)?;
     if needs_memlock() {
         raise_memlock()?;
     }
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
-    let stamp = kept::stamp(&support, options);
+    let stamp = Stamp::of(&support, options);
     let mut adopted = None;
     if let Some(store) = store
         && let Some(found) = Found::look(store, &stamp)
     {
-        let programs = load_object(options, &support, &kernel_btf)
-            .and_then(|ebpf| found.programs(ebpf, options));
+        let fresh = support.settings;
+        support.settings = found.settings(fresh);
+        let programs = found.programs(options, &support, &kernel_btf, &stamp);
         adopted = kept::or_give_up(programs, store);
+        if adopted.is_none() {
+            support.settings = fresh;
+        }
     }
     let is_adopted = adopted.is_some();
     let mut programs = match adopted {
@@ -227,7 +238,7 @@ fn attach_anew(
     options: &Options,
     support: &Support,
     kernel_btf: &KernelBtf,
-    stamp: [u8; 32],
+    stamp: Stamp,
 ) -> Result<Programs, LoadError> {
     let mut ebpf = load_object(options, support, kernel_btf)?;
     if options.kinds.contains(Kind::Open) {
@@ -316,10 +327,7 @@ impl Kernel {
         let mut programs = locked(&self.programs);
         locked(&self.missed).end(programs.skipped());
         for program in programs::all() {
-            let Some(loaded) = programs.ebpf.program_mut(program.name) else {
-                continue;
-            };
-            unload(loaded);
+            give_back(&mut programs.ebpf, program.name);
         }
         programs.adopted.clear();
     }
@@ -378,7 +386,7 @@ impl Kernel {
         Ok(counters)
     }
 
-    /// How often each attached program ran and for how long, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless
+    /// How often each attached program ran and for how long, the way through its gate included, in nanoseconds: `(name, runs, nanoseconds)`. Zero unless
     /// `kernel.bpf_stats_enabled` is on.
     pub fn run_times(&self) -> Vec<(&'static str, u64, u64)> {
         let mut names: Vec<_> = programs::all().map(|of| of.name).collect();
@@ -388,7 +396,7 @@ impl Kernel {
         names
             .into_iter()
             .filter_map(|name| {
-                let info = programs.ebpf.program(name)?.info().ok()?;
+                let info = gate::of(&programs.ebpf, name)?.info().ok()?;
                 let nanoseconds = u64::try_from(info.run_time().as_nanos()).ok()?;
                 Some((name, info.run_count(), nanoseconds))
             })
@@ -689,9 +697,7 @@ impl Attaching<'_> {
         if self.held.contains(&name) {
             return;
         }
-        if let Some(loaded) = self.ebpf.program_mut(name) {
-            unload(loaded);
-        }
+        give_back(self.ebpf, name);
         if let Some(second) = second_of(name) {
             self.release(second.name);
         }
@@ -715,6 +721,16 @@ impl Attaching<'_> {
     }
 }
 
+/// Detaches and unloads a program and its gate.
+fn give_back(ebpf: &mut Ebpf, name: &'static str) {
+    if let Ok(gate) = gate::of_mut(ebpf, name) {
+        unload(gate);
+    }
+    if let Some(loaded) = ebpf.program_mut(name) {
+        unload(loaded);
+    }
+}
+
 /// Detaches and unloads a program; one that was never loaded has nothing to give back.
 fn unload(program: &mut Program) {
     let _ = match program {
@@ -731,7 +747,7 @@ fn second_of(name: &str) -> Option<&'static Entry> {
     second.map(|second| &second.entry)
 }
 
-/// Loads and attaches one program; the inner error says why the kernel would not have it.
+/// Loads one program and attaches its gate; the inner error says why the kernel would not have it.
 fn attach(
     ebpf: &mut Ebpf,
     program: &Entry,
@@ -761,15 +777,18 @@ fn load_named(
     let loaded = ebpf
         .program_mut(program.name)
         .ok_or(LoadError::NotInObject(program.name))?;
-    Ok(load_one(loaded, program.hook, kernel_btf).map_err(|error| reason(&error)))
+    match load_one(loaded, program.hook, kernel_btf) {
+        Ok(()) => gate::load(ebpf, program, kernel_btf),
+        Err(error) => Ok(Err(reason(&error))),
+    }
 }
 
 /// The second half of [`attach`].
 fn attach_loaded(ebpf: &mut Ebpf, program: &Entry) -> Result<(), String> {
-    let attached = match ebpf.program_mut(program.name) {
-        Some(Program::BtfTracePoint(loaded)) => loaded.attach().map(drop),
-        Some(Program::FEntry(loaded)) => loaded.attach().map(drop),
-        Some(Program::FExit(loaded)) => loaded.attach().map(drop),
+    let attached = match gate::of_mut(ebpf, program.name) {
+        Ok(Program::BtfTracePoint(gate)) => gate.attach().map(drop),
+        Ok(Program::FEntry(gate)) => gate.attach().map(drop),
+        Ok(Program::FExit(gate)) => gate.attach().map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     attached.map_err(|error| reason(&error))

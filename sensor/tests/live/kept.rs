@@ -5,7 +5,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::{ManuallyDrop, MaybeUninit};
-use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -60,6 +60,26 @@ impl Manager {
     pub(crate) fn names(&self) -> Vec<String> {
         let kept = self.kept.lock().unwrap();
         kept.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Attachments that are kept: the number of each, and of what is attached.
+    pub(crate) fn attached(&self) -> Vec<(String, String)> {
+        let kept = self.kept.lock().unwrap();
+        let links = kept
+            .iter()
+            .filter(|(name, _)| name.starts_with("kernel.link."));
+        let mut attached: Vec<_> = links
+            .map(|(name, link)| {
+                let path = format!("/proc/self/fdinfo/{}", link.as_raw_fd());
+                let told = std::fs::read_to_string(path).unwrap();
+                let numbers = told
+                    .lines()
+                    .filter(|line| line.starts_with("link_id:") || line.starts_with("prog_id:"));
+                (name.clone(), numbers.collect::<Vec<_>>().join(" "))
+            })
+            .collect();
+        attached.sort_unstable();
+        attached
     }
 
     /// What daemons say from now on.

@@ -34,14 +34,14 @@ sequence by process.parent.entity_id, process.args with maxspan=1h
 "#;
 
 /// The folder of rules, programs to run, and the file of alerts.
-struct Bench {
-    scope: Scope,
-    rules: tempfile::TempDir,
-    shell: Shell,
+pub(crate) struct Bench {
+    pub(crate) scope: Scope,
+    pub(crate) rules: tempfile::TempDir,
+    pub(crate) shell: Shell,
 }
 
 impl Bench {
-    fn new(name: &str) -> Bench {
+    pub(crate) fn new(name: &str) -> Bench {
         let scope = Scope::new(name);
         let rules = tempfile::tempdir().unwrap();
         fs::write(rules.path().join("sequence.toml"), SEQUENCE).unwrap();
@@ -71,7 +71,12 @@ impl Bench {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(BINARY);
+        self.command_of(Path::new(BINARY))
+    }
+
+    /// Of a copy of the daemon.
+    pub(crate) fn command_of(&self, binary: &Path) -> Command {
+        let mut command = Command::new(binary);
         command
             .arg("run")
             .arg("--output")
@@ -84,7 +89,7 @@ impl Bench {
     }
 
     /// Alerts so far.
-    fn alerts(&self) -> Vec<Value> {
+    pub(crate) fn alerts(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.file()).unwrap_or_default();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let lines = whole.lines();
@@ -93,7 +98,7 @@ impl Bench {
             .collect()
     }
 
-    fn wait_for_alerts(&self, count: usize, daemon: &Daemon) -> Vec<Value> {
+    pub(crate) fn wait_for_alerts(&self, count: usize, daemon: &Daemon) -> Vec<Value> {
         let started = Instant::now();
         loop {
             let written = fs::read(self.file()).unwrap_or_default();
@@ -285,15 +290,15 @@ fn compare(expected: &[String], alerts: &[Value]) {
 }
 
 /// Where the moment of a kill comes from: a different one each run.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new() -> Random {
+    pub(crate) fn new() -> Random {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Random(u64::from(now.unwrap().subsec_nanos()) | 1)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -301,7 +306,7 @@ impl Random {
     }
 }
 
-/// New programs beside those that were kept, and a build that does not fit.
+/// New programs beside those that were kept, and settings that do not fit.
 #[test]
 fn programs_that_were_kept_are_used_with_more_beside_them_or_given_up_aloud() {
     for tier in tiers() {
@@ -338,7 +343,7 @@ fn programs_that_were_kept_are_used_with_more_beside_them_or_given_up_aloud() {
         daemon.wait_until_told("READY=1");
         let said = daemon.said();
         assert!(
-            said.contains("given up and loaded anew: they are of another build"),
+            said.contains("given up and loaded anew: they are of other settings: `ring_bytes`"),
             "{tier}: {said}"
         );
         assert!(

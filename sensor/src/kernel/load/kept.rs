@@ -1,118 +1,47 @@
 //! Programs that go on recording while no daemon runs.
 //!
-//! In: what is loaded, and a place that keeps descriptors. Out: maps, programs and their attachments there, with a description of
-//! them; at the next start the same taken up again, when it is of this very object and these very options. New programs share the
-//! maps that were kept. Nothing is taken up in part: one missing piece, and all of it is left to be loaded anew.
+//! In: what is loaded, and a place that keeps descriptors. Out: maps, gates and their attachments there, with a description of
+//! them; at the next start the same taken up again, when layout and options are the same. Programs of another build are followed by
+//! this build's own: those are loaded beside them, over the same maps, and then each gate leads there. Nothing is taken up in part:
+//! one missing piece, and all of it is left to be loaded anew.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt as _;
 
-use aya::{Ebpf, maps::Map};
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use aya::{Btf as KernelBtf, Ebpf, maps::Map};
+use rustix::fs::{MemfdFlags, memfd_create};
 use sensor_ebpf::Kind;
 use sensor_ebpf::settings::Settings;
-use sha2::{Digest as _, Sha256};
-use zerocopy::IntoBytes as _;
 
-use super::programs::{self, PROGRAMS};
-use super::{Kernel, LoadError, OBJECT, Programs, Support, fdinfo, locked};
+use super::about::{About, Fit, SavedHook, Stamp};
+use super::programs::{self, Entry, SHARED};
+use super::{
+    Kernel, LoadError, Programs, Support, fdinfo, gate, layout, load_object, load_one, locked,
+    reason,
+};
 use crate::fd_store::{FdStore, Tools};
-use crate::keep::{Broken, Keep, Reader, Writer, keep};
-use crate::kernel::{HookReport, HookState, KindCounters, KindSet, NamedKinds, Options};
+use crate::kernel::{HookReport, KindCounters, Options};
 
 /// How the names of all that is kept here begin.
 const PREFIX: &str = "kernel.";
 const ABOUT: &str = "kernel.about";
 const MAP: &str = "kernel.map.";
-const PROGRAM: &str = "kernel.program.";
+const GATE: &str = "kernel.gate.";
 const LINK: &str = "kernel.link.";
-/// Longest description that is read.
-const ABOUT_BYTES_MAX: u64 = 16 << 20;
 
-/// A program that an earlier daemon loaded and attached.
+/// A program whose gate an earlier daemon attached.
 pub(super) struct Adopted {
-    pub(super) name: &'static str,
-    pub(super) program: OwnedFd,
-    /// It is attached as long as this or the manager's own is open.
+    entry: &'static Entry,
+    gate: OwnedFd,
+    /// The gate is attached as long as this or the manager's own is open.
     _link: OwnedFd,
-}
-
-/// What descriptors alone do not tell.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct About {
-    /// Hash of the object and of the options that can not be changed later.
-    stamp: [u8; 32],
-    kinds: KindSet,
-    named: NamedKinds,
-    hooks: Vec<SavedHook>,
-    held: Vec<String>,
-    served: [u32; 2],
-    left_out: [KindCounters; Kind::SLOTS],
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct SavedHook {
-    kind: u16,
-    program: String,
-    state: SavedState,
-}
-
-keep! {
-    About { stamp, kinds, named, hooks, held, served, left_out }
-    SavedHook { kind, program, state }
-    KindCounters {
-        seen, submitted, lost_ring_full, degraded, truncated, read_fault, scratch_busy, dropped_self,
-        dropped_unwanted, dropped_headroom, dropped_throttled,
-    }
-}
-
-/// State of a hook; for one that was refused, what the kernel said.
-type SavedState = (u8, Option<String>);
-
-fn saved_state(state: &HookState) -> SavedState {
-    match state {
-        HookState::Attached => (0, None),
-        HookState::Refused(reason) => (1, Some(reason.clone())),
-        HookState::NotNeeded => (2, None),
-        HookState::NotWanted => (3, None),
-    }
-}
-
-impl SavedHook {
-    fn of(report: &HookReport) -> SavedHook {
-        SavedHook {
-            kind: report.kind as u16,
-            program: report.program.to_owned(),
-            state: saved_state(&report.state),
-        }
-    }
-
-    fn report(self) -> Option<HookReport> {
-        let entry = PROGRAMS
-            .iter()
-            .find(|entry| entry.kind as u16 == self.kind && entry.name == self.program)?;
-        Some(HookReport {
-            kind: entry.kind,
-            program: entry.name,
-            hook: entry.hook.name(),
-            trampoline: entry.hook.is_trampoline(),
-            state: match self.state {
-                (0, None) => HookState::Attached,
-                (1, Some(reason)) => HookState::Refused(reason),
-                (2, None) => HookState::NotNeeded,
-                (3, None) => HookState::NotWanted,
-                _ => return None,
-            },
-            blind_to: entry.blind_to,
-        })
-    }
 }
 
 /// Everything of an earlier daemon, complete.
 pub(super) struct Found {
     about: About,
+    fit: Fit,
     hooks: Vec<HookReport>,
     maps: Vec<(String, OwnedFd)>,
     adopted: Vec<Adopted>,
@@ -122,27 +51,27 @@ pub(super) struct Found {
 
 impl Found {
     /// What was handed over, if it is all there and fits; what does not is given up, and says why.
-    pub(super) fn look(store: &mut FdStore, stamp: &[u8; 32]) -> Option<Found> {
+    pub(super) fn look(store: &mut FdStore, stamp: &Stamp) -> Option<Found> {
         if !store.names().any(|name| name.starts_with(PREFIX)) {
             return None;
         }
         or_give_up(Found::take(store, stamp), store)
     }
 
-    fn take(store: &mut FdStore, stamp: &[u8; 32]) -> Result<Found, String> {
+    fn take(store: &mut FdStore, stamp: &Stamp) -> Result<Found, String> {
         let memory = store.take(ABOUT).ok_or("what describes them is missing")?;
         let memory = File::from(memory);
-        let about = About::read_from(&memory).map_err(|error| error.to_string())?;
-        if about.stamp != *stamp {
-            return Err("they are of another build, or of other settings".to_owned());
-        }
+        let about = About::read_from(&memory, &layout::of_this_build())
+            .map_err(|what| format!("they are of {what}"))?;
+        let fit = stamp.fits(&about.stamp);
+        let fit = fit.map_err(|what| format!("they are of {what}"))?;
         let hooks = about.hooks.iter().cloned().map(SavedHook::report);
         let hooks = hooks
             .collect::<Option<Vec<_>>>()
             .ok_or("a hook is unknown")?;
         let mut adopted: Vec<Adopted> = Vec::new();
         for name in &about.held {
-            if adopted.iter().any(|there| there.name == name) {
+            if adopted.iter().any(|there| there.entry.name == name) {
                 continue;
             }
             let entry = programs::all().find(|entry| entry.name == name);
@@ -151,10 +80,8 @@ impl Found {
                 store.take(&part).ok_or(format!("`{part}` is missing"))
             };
             adopted.push(Adopted {
-                name: entry
-                    .map(|entry| entry.name)
-                    .ok_or("a program is unknown")?,
-                program: part(PROGRAM)?,
+                entry: entry.ok_or("a program is unknown")?,
+                gate: part(GATE)?,
                 _link: part(LINK)?,
             });
         }
@@ -171,6 +98,7 @@ impl Found {
         }
         Ok(Found {
             about,
+            fit,
             hooks,
             maps,
             adopted,
@@ -179,21 +107,60 @@ impl Found {
         })
     }
 
+    /// What is written into the object: tokens and names mean what they meant.
+    pub(super) fn settings(&self, fresh: Settings) -> Settings {
+        Settings {
+            token_key: self.about.stamp.token_key,
+            named_kinds: self.about.named.kinds().bits(),
+            ..fresh
+        }
+    }
+
     /// Puts the maps that were kept in the place of those just made, before anything uses them.
     fn replace_maps(&self, ebpf: &Ebpf) -> Result<(), LoadError> {
+        let gates: Vec<String> = self
+            .adopted
+            .iter()
+            .map(|of| gate::map(of.entry.name))
+            .collect();
         for (name, map) in ebpf.maps() {
-            let kept = self.maps.iter().find(|(kept, _)| kept == name);
-            let (_, kept) = kept.ok_or_else(|| LoadError::Kept(format!("the map `{name}`")))?;
-            let map =
-                descriptor(map).ok_or_else(|| LoadError::Kept(format!("the map `{name}`")))?;
+            let shared = SHARED.iter().find(|shared| shared.name == name);
+            if shared.is_none() && !gates.iter().any(|gate| gate == name) {
+                continue;
+            }
+            let missing = || LoadError::Kept(format!("the map `{name}`"));
+            let (_, kept) = self
+                .maps
+                .iter()
+                .find(|(kept, _)| kept == name)
+                .ok_or_else(missing)?;
+            let map = descriptor(map).ok_or_else(missing)?;
+            let has_own_size = shared.is_some_and(|shared| shared.sized_by_options);
+            let found = Shape::of(kept.as_fd(), has_own_size);
+            let expected = Shape::of(map, has_own_size);
+            if found.is_none() || found != expected {
+                return Err(LoadError::Kept(format!(
+                    "the map `{name}`, which is {found:?} and must be {expected:?},"
+                )));
+            }
             (self.tools.stand_in)(map, kept.as_fd()).map_err(LoadError::Descriptors)?;
         }
         Ok(())
     }
 
-    /// The programs as they were left, over an object just loaded.
-    pub(super) fn programs(self, ebpf: Ebpf, options: &Options) -> Result<Programs, LoadError> {
+    /// The programs as they were left, or this build's own in their place.
+    pub(super) fn programs(
+        self,
+        options: &Options,
+        support: &Support,
+        kernel_btf: &KernelBtf,
+        stamp: &Stamp,
+    ) -> Result<Programs, LoadError> {
+        let mut ebpf = load_object(options, support, kernel_btf)?;
         self.replace_maps(&ebpf)?;
+        if self.fit == Fit::Other {
+            follow(&mut ebpf, &self.adopted, kernel_btf)?;
+        }
         let held = self.about.held.iter().filter_map(|held| {
             let entry = programs::all().find(|entry| entry.name == held)?;
             Some(entry.name)
@@ -208,7 +175,10 @@ impl Found {
             hooks: self.hooks,
             held: held.collect(),
             served: self.about.served,
-            stamp: self.about.stamp,
+            stamp: Stamp {
+                token_key: self.about.stamp.token_key,
+                ..stamp.clone()
+            },
             adopted: self.adopted,
             kept: Some(Kept {
                 memory: self.memory,
@@ -216,6 +186,46 @@ impl Found {
                 left_out: self.about.left_out,
             }),
         })
+    }
+}
+
+/// Loads every program anew and, once the kernel has taken them all, has the gates lead there.
+fn follow(ebpf: &mut Ebpf, adopted: &[Adopted], kernel_btf: &KernelBtf) -> Result<(), LoadError> {
+    let refused = |entry: &Entry, reason: String| LoadError::Follow {
+        name: entry.name,
+        reason,
+    };
+    for Adopted { entry, .. } in adopted {
+        let program = ebpf
+            .program_mut(entry.name)
+            .ok_or(LoadError::NotInObject(entry.name))?;
+        load_one(program, entry.hook, kernel_btf)
+            .map_err(|error| refused(entry, reason(&error)))?;
+    }
+    for Adopted { entry, .. } in adopted {
+        gate::lead(ebpf, entry)?.map_err(|reason| refused(entry, reason))?;
+    }
+    tracing::info!(
+        programs = adopted.len(),
+        "kernel programs of another build recorded until now, those of this build do from here on"
+    );
+    Ok(())
+}
+
+/// What a map's users must agree on: type, bytes of a key and of a value, entries.
+#[derive(Debug, PartialEq, Eq)]
+struct Shape([u64; 4]);
+
+impl Shape {
+    /// Without the entries where each start has its own number of them.
+    fn of(map: BorrowedFd<'_>, has_own_size: bool) -> Option<Shape> {
+        let [sort, key, value] = ["map_type", "key_size", "value_size"].map(|of| fdinfo(map, of));
+        let entries = if has_own_size {
+            0
+        } else {
+            fdinfo(map, "max_entries")?
+        };
+        Some(Shape([sort?, key?, value?, entries]))
     }
 }
 
@@ -250,7 +260,9 @@ impl Kernel {
         };
         put("RING", self.ring.descriptor())?;
         for (name, map) in programs.ebpf.maps() {
-            put(name, descriptor(map))?;
+            if SHARED.iter().any(|shared| shared.name == name) {
+                put(name, descriptor(map))?;
+            }
         }
         let memory = match programs.kept.take() {
             Some(kept) => kept.memory,
@@ -279,7 +291,7 @@ impl Programs {
             return Ok(());
         };
         let about = About {
-            stamp: self.stamp,
+            stamp: self.stamp.clone(),
             kinds: self.options.kinds,
             named: self.options.named.clone(),
             hooks: self.hooks.iter().map(SavedHook::of).collect(),
@@ -289,23 +301,28 @@ impl Programs {
         };
         let links = own_links(store.tools()).map_err(LoadError::Descriptors)?;
         for name in &self.held {
-            let names = [PROGRAM, LINK].map(|prefix| format!("{prefix}{name}"));
-            let [program_name, link_name] = &names;
+            let names = [GATE, LINK].map(|prefix| format!("{prefix}{name}"));
+            let [gate_name, link_name] = &names;
             if names.iter().all(|name| store.keeps(name)) {
                 continue;
             }
             let missing = || LoadError::Kept(format!("the program `{name}`"));
-            let program = self.ebpf.program(name).ok_or_else(missing)?;
-            let id = program.info().map_err(|_| missing())?.id();
-            let program = program.fd().map_err(|_| missing())?;
+            let gate = gate::of(&self.ebpf, name).ok_or_else(missing)?;
+            let id = gate.info().map_err(|_| missing())?.id();
+            let gate = gate.fd().map_err(|_| missing())?;
             let link = links.iter().find(|(of, _)| *of == u64::from(id));
             let (_, link) = link.ok_or_else(missing)?;
+            let map_name = gate::map(name);
+            let map = self.ebpf.map(&map_name).and_then(descriptor);
             store
-                .put(program_name, program.as_fd())
+                .put(&format!("{MAP}{map_name}"), map.ok_or_else(missing)?)
+                .and_then(|()| store.put(gate_name, gate.as_fd()))
                 .and_then(|()| store.put(link_name, link.as_fd()))
                 .map_err(LoadError::Descriptors)?;
         }
-        about.write_to(memory).map_err(LoadError::Descriptors)?;
+        about
+            .write_to(memory, &layout::of_this_build())
+            .map_err(LoadError::Descriptors)?;
         if !store.keeps(ABOUT) {
             // Last: with it, everything is there.
             store
@@ -314,67 +331,6 @@ impl Programs {
         }
         Ok(())
     }
-}
-
-impl About {
-    fn write_to(&self, memory: &File) -> io::Result<()> {
-        let mut to = Writer::default();
-        self.write(&mut to);
-        let body = to.bytes();
-        let mut whole = Sha256::digest(&body).to_vec();
-        whole.extend_from_slice(&body);
-        ftruncate(memory, 0)?;
-        memory.write_all_at(&whole, 0)
-    }
-
-    fn read_from(memory: &File) -> Result<About, io::Error> {
-        // By its path it is read from the begin, wherever the one before stopped.
-        let mut bytes =
-            vec![0; usize::try_from(memory.metadata()?.len().min(ABOUT_BYTES_MAX)).unwrap_or(0)];
-        memory.read_exact_at(&mut bytes, 0)?;
-        let broken = |what: &dyn std::fmt::Display| {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("what describes them is broken: {what}"),
-            )
-        };
-        let (hash, body) = bytes
-            .split_at_checked(32)
-            .ok_or_else(|| broken(&Broken::Short))?;
-        if *hash != *Sha256::digest(body) {
-            return Err(broken(&"its hash is not that of its contents"));
-        }
-        let mut from = Reader::plain(body);
-        let about = About::read(&mut from).map_err(|error| broken(&error))?;
-        from.end().map_err(|error| broken(&error))?;
-        Ok(about)
-    }
-}
-
-/// What must be the same for programs to be taken up: the object, and the options that can not change under them.
-pub(super) fn stamp(support: &Support, options: &Options) -> [u8; 32] {
-    let settings = Settings {
-        own_tgid: 0,
-        token_key: 0,
-        // A narrower set than was loaded is had by the names, a wider one by asking for everybody.
-        named_kinds: 0,
-        ..support.settings
-    };
-    let fixed = (
-        options.ring_bytes,
-        options.tier,
-        &options.bulk,
-        options.room_for_bulk,
-        options.own_tgid_excluded,
-        options.diagnostics,
-    );
-    let mut hash = Sha256::new();
-    hash.update(OBJECT);
-    hash.update(support.offsets.as_slice());
-    hash.update(settings.as_bytes());
-    hash.update(support.bulk.as_bytes());
-    hash.update(format!("{fixed:?}"));
-    hash.finalize().into()
 }
 
 /// What came of taking up the programs of the last run. If it came to nothing they are given up, loudly.
@@ -396,7 +352,8 @@ pub(super) fn or_give_up<T, E: std::fmt::Display>(
 impl Adopted {
     /// Runs of it that the kernel skipped.
     pub(super) fn skipped(&self) -> Option<(&'static str, u64)> {
-        Some((self.name, fdinfo(self.program.as_fd(), "recursion_misses")?))
+        let skipped = fdinfo(self.gate.as_fd(), "recursion_misses")?;
+        Some((self.entry.name, skipped))
     }
 }
 
@@ -436,6 +393,7 @@ fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
         | Map::LruHashMap(map)
         | Map::PerCpuHashMap(map)
         | Map::PerCpuLruHashMap(map)
+        | Map::ProgramArray(map)
         | Map::RingBuf(map) => Some(map.fd().as_fd()),
         _ => None,
     }

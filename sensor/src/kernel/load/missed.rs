@@ -13,16 +13,16 @@ use aya::{
 use sensor_ebpf::maps::Twice;
 
 use super::programs::{self, SECONDS};
-use super::{LoadError, fdinfo};
+use super::{LoadError, fdinfo, gate};
 
-/// Runs the kernel skipped, by program; it tells them in the descriptor's fdinfo, from 5.12 on.
+/// Runs the kernel skipped, by program: it skips the gate, and tells so in the descriptor's fdinfo, from 5.12 on.
 pub(super) fn skipped(ebpf: &Ebpf) -> Vec<(&'static str, u64)> {
     let mut skipped: Vec<(&str, u64)> = Vec::new();
     for entry in programs::all() {
         let is_new = skipped.iter().all(|(name, _)| *name != entry.name);
         if is_new
-            && let Some(program) = ebpf.program(entry.name)
-            && let Some(fd) = program_fd(program)
+            && let Some(gate) = gate::of(ebpf, entry.name)
+            && let Some(fd) = program_fd(gate)
             && let Some(count) = fdinfo(fd.as_fd(), "recursion_misses")
         {
             skipped.push((entry.name, count));
@@ -91,7 +91,7 @@ impl Missed {
     }
 }
 
-fn program_fd(program: &Program) -> Option<ProgramFd> {
+pub(super) fn program_fd(program: &Program) -> Option<ProgramFd> {
     program.fd().ok()?.try_clone().ok()
 }
 

@@ -523,6 +523,46 @@ pub(super) fn all() -> impl Iterator<Item = &'static Entry> {
     PROGRAMS.iter().chain(SECONDS.iter().map(|of| &of.entry))
 }
 
+/// A map that outlives a daemon: the programs of the next one go on with it.
+pub(super) struct Shared {
+    pub(super) name: &'static str,
+    /// Its entries are as many as the options ask for: any number will do.
+    pub(super) sized_by_options: bool,
+}
+
+const fn shared(name: &'static str) -> Shared {
+    Shared {
+        name,
+        sized_by_options: false,
+    }
+}
+
+const fn sized(name: &'static str) -> Shared {
+    Shared {
+        name,
+        sized_by_options: true,
+    }
+}
+
+/// Those maps, but for the gates'. What each build brings anew is read-only, or scratch.
+pub(super) static SHARED: &[Shared] = &[
+    shared("RING"),
+    shared("COUNTERS"),
+    shared("SERVED"),
+    shared("CHECKED"),
+    shared("FILE_CALLS_UNREAD"),
+    sized("REPORTED"),
+    sized("BUCKETS"),
+    sized("WATCHED"),
+    shared("RESOLVING"),
+    shared("NOTES"),
+    shared("MADE_UP"),
+    shared("NAMES"),
+    sized("ACTORS"),
+    // Only there where something is logged.
+    shared("AYA_LOGS"),
+];
+
 /// Maps with one buffer per possible processor.
 pub(super) static SCRATCH: &[&str] = &[
     "EXEC_SCRATCH",
@@ -567,3 +607,47 @@ pub(super) static BULK_SCRATCH: &[&str] = &[
 /// The same, of second instances.
 pub(super) static SECOND_BULK_SCRATCH: &[&str] =
     &["MODIFY_SYSCALL_AGAIN_SCRATCH", "OPEN_SYSCALL_AGAIN_SCRATCH"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A name behind each `static`, in the text of a source.
+    fn statics(source: &str) -> impl Iterator<Item = &str> {
+        let maps = source.split("#[map]").skip(1);
+        maps.filter_map(|map| {
+            let (_, map) = map.split_once("static ")?;
+            map.split_once(':').map(|(name, _)| name)
+        })
+    }
+
+    #[test]
+    fn every_map_is_shared_or_scratch() {
+        let sources = [
+            include_str!("../../../../sensor-ebpf/src/globals.rs"),
+            include_str!("../../../../sensor-ebpf/src/interest.rs"),
+        ];
+        let maps: Vec<&str> = sources.into_iter().flat_map(statics).collect();
+        assert!(maps.len() > 30, "{maps:?}");
+        let scratch = [SCRATCH, SECOND_SCRATCH, BULK_SCRATCH, SECOND_BULK_SCRATCH].concat();
+        for map in &maps {
+            let is_shared = SHARED.iter().any(|shared| shared.name == *map);
+            assert!(is_shared != scratch.contains(map), "{map}");
+        }
+        for shared in SHARED {
+            let is_there = maps.contains(&shared.name) || shared.name == "AYA_LOGS";
+            assert!(is_there, "{}", shared.name);
+        }
+    }
+
+    #[test]
+    fn every_program_has_a_gate_on_its_hook() {
+        let gates = include_str!("../../../../sensor-ebpf/src/programs/gates.rs");
+        let lines: Vec<&str> = gates.lines().map(str::trim).collect();
+        for entry in all() {
+            let (section, name) = (entry.hook.name(), entry.name);
+            let gate = format!("\"{section}\" {name}_gate {}_GATE;", name.to_uppercase());
+            assert!(lines.contains(&&*gate), "{gate}");
+        }
+    }
+}
