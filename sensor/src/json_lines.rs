@@ -5,21 +5,22 @@
 //! column; nothing here panics or keeps state between lines.
 
 mod lines;
-mod present;
 mod scan;
+mod shape;
 mod time;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::event::{
-    ELEMENTS, Evidence, FieldId, FieldTable, FieldType, Fields, OwnedValue, PLACES, Value, Values,
+    ELEMENTS, Evidence, FieldId, FieldTable, FieldType, Fields, OwnedValue, PLACES, Spelling,
+    Value, Values,
 };
 
 pub use lines::Lines;
 
-use present::Present;
 use scan::{Broken, Scan, Str};
+use shape::{Shape, Shapes};
 
 /// Longest line, in bytes.
 pub const LINE_BYTES_MAX: usize = 64 << 20;
@@ -32,8 +33,7 @@ pub struct FlatEvent {
     line_len: u32,
     time_ns: i64,
     tiebreaker: Option<OwnedValue>,
-    columns: Arc<[u16]>,
-    present: Present,
+    shape: Arc<Shape>,
     /// One per present column, in column order.
     slots: Box<[Slot]>,
     /// Strings of fields with several.
@@ -103,10 +103,7 @@ impl Fields for FlatEvent {
 
     #[inline]
     fn values(&self, field: FieldId) -> Values<'_> {
-        let Some(column) = self.columns.get(usize::from(field.0)) else {
-            return Values::Missing;
-        };
-        let Some(at) = self.present.rank(*column) else {
+        let Some(at) = self.shape.slot(field.0) else {
             return Values::Missing;
         };
         match self.slots.get(at) {
@@ -123,6 +120,18 @@ impl Fields for FlatEvent {
                 Values::Pieces(&self.text, self.pieces.get(range).unwrap_or_default())
             }
             Some(Slot::List(start, count)) => Values::List(self.list_at(*start, *count)),
+        }
+    }
+
+    #[inline]
+    fn spell(&self, field: FieldId, out: &mut Spelling) {
+        let slot = self.shape.slot(field.0).and_then(|at| self.slots.get(at));
+        match slot {
+            None => out.push_missing(),
+            Some(Slot::Str(start, len)) => {
+                out.push_part(&self.text, *start as usize, *len as usize);
+            }
+            Some(_) => out.push(self.values(field)),
         }
     }
 }
@@ -166,7 +175,7 @@ pub struct LineError {
 #[derive(Debug)]
 pub struct Reader {
     nodes: Vec<Node>,
-    columns: Arc<[u16]>,
+    shapes: Shapes,
     kinds: Vec<Kind>,
     timestamp: String,
     /// Nodes whose elements are numbered.
@@ -250,7 +259,7 @@ impl Reader {
         let mut columns = vec![u16::MAX; table.len()];
         let mut reader = Self {
             nodes: vec![Node::default()],
-            columns: Arc::from([]),
+            shapes: Shapes::new(Vec::new(), 0),
             kinds: Vec::new(),
             timestamp: options.timestamp.clone(),
             numbered: Vec::new(),
@@ -295,7 +304,7 @@ impl Reader {
                 node.tiebreaker = true;
             }
         }
-        reader.columns = columns.into();
+        reader.shapes = Shapes::new(columns, reader.kinds.len());
         reader.scratch.per_column = vec![Column::default(); reader.kinds.len()];
         reader
     }
@@ -709,18 +718,19 @@ impl Reader {
     /// Gathers what was found into an event.
     fn event(&mut self, line: &str, time_ns: i64) -> FlatEvent {
         let scratch = &mut self.scratch;
-        let mut present = Present::new(self.kinds.len());
+        let shape = self.shapes.of(scratch.found.iter().map(|f| f.column));
         for found in &scratch.found {
-            present.insert(found.column);
             if let Some(column) = scratch.per_column.get_mut(usize::from(found.column)) {
                 column.note(found);
             }
         }
-        let mut slots = vec![Slot::Missing; present.count()];
+        let mut slots = vec![Slot::Missing; shape.len];
         for found in &scratch.found {
             let (Some(column), Some(slot)) = (
                 scratch.per_column.get_mut(usize::from(found.column)),
-                present.rank(found.column).and_then(|at| slots.get_mut(at)),
+                shape
+                    .slot_of_column(found.column)
+                    .and_then(|at| slots.get_mut(at)),
             ) else {
                 continue;
             };
@@ -780,8 +790,7 @@ impl Reader {
             line_len: u32::try_from(line.len()).unwrap_or(0),
             time_ns,
             tiebreaker: scratch.tiebreaker.take(),
-            columns: self.columns.clone(),
-            present,
+            shape,
             slots: slots.into(),
             pieces: scratch.pieces.as_slice().into(),
             list: scratch.list.drain(..).collect(),

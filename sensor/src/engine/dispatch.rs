@@ -9,16 +9,15 @@
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
-use crate::event::Fields;
+use crate::event::{Fields, Spelling};
 
 use super::compile::{Consumer, Filter};
 use super::condition::{Cond, Program, Test};
-use super::familiar::{Familiar, Met, Shortcut, Shortcuts, spell};
+use super::familiar::{Familiar, Met, Shortcut, Shortcuts};
 use super::field::{Paths, SlotId};
 use super::gate::{Cover, Hint, Strike, add_cover, cover, hints, require};
 use super::leaf::{Leaf, LeafScratch, Leaves, Source};
 use super::lineage::Marks;
-use super::literal::hash_text;
 
 /// Fields whose values put events into classes. Each has a handful of values on any one stream.
 const CLASS_FIELDS: &[&str] = &[
@@ -106,8 +105,8 @@ pub(super) struct Dispatch {
     familiar: Familiar,
     reached: Vec<bool>,
     /// Values of the class fields as events spelled them, and the class they make. Spares most events the look-ups.
-    by_spelling: HashTable<Spelling>,
-    spelling: Vec<u8>,
+    by_spelling: HashTable<Spelled>,
+    spelling: Spelling,
     general: Option<Class>,
     signature: Vec<u32>,
     alive: Vec<u64>,
@@ -116,7 +115,7 @@ pub(super) struct Dispatch {
 
 /// Values of the class fields and the class they make.
 #[derive(Debug)]
-struct Spelling {
+struct Spelled {
     hash: u64,
     text: Box<[u8]>,
     class: u32,
@@ -189,7 +188,7 @@ impl Dispatch {
             steady,
             reached: Vec::new(),
             by_spelling: HashTable::new(),
-            spelling: Vec::new(),
+            spelling: Spelling::default(),
             classes: Vec::new(),
             by_signature: HashTable::new(),
             general: None,
@@ -211,10 +210,11 @@ impl Dispatch {
         armed: impl Fn(Consumer) -> bool,
         mut wake: impl FnMut(Consumer),
     ) {
-        let spelled = self.spell_class(leaves, event);
+        self.spelling.clear();
+        leaves.spell(&self.class_slots, event, &mut self.spelling);
         let class_len = self.spelling.len();
-        let class_hash = hash_text(&self.spelling, false);
-        let class = if spelled {
+        let class_hash = self.spelling.hash_from(0);
+        let class = if self.spelling.is_complete() {
             self.class_by_spelling(leaves, event, scratch, class_hash)
         } else {
             self.class_of(leaves, event, scratch)
@@ -230,12 +230,11 @@ impl Dispatch {
         self.alive.extend_from_slice(&class.all);
         self.met.clear();
         self.met.resize(self.alive.len(), 0);
-        let spelled = spelled && class.spell(leaves, event, &mut self.spelling);
-        let steady_part = self.spelling.get(class_len..).unwrap_or_default();
-        let hash = class_hash.rotate_left(17) ^ hash_text(steady_part, false);
+        leaves.spell(&class.steady_slots, event, &mut self.spelling);
+        let hash = class_hash.rotate_left(17) ^ self.spelling.hash_from(class_len);
         let (alive, met) = (&mut self.alive, &mut self.met);
-        let familiar = if spelled {
-            self.familiar.get(hash, &self.spelling, alive, met)
+        let familiar = if self.spelling.is_complete() {
+            self.familiar.get(hash, self.spelling.bytes(), alive, met)
         } else {
             Met::New
         };
@@ -261,7 +260,8 @@ impl Dispatch {
             let mut shortcuts = Shortcuts::default();
             class.keep_possible(alive, &mut self.reached, &mut shortcuts, steady);
             let sets = (&**alive, &**met);
-            self.familiar.put(hash, &self.spelling, sets, &shortcuts);
+            self.familiar
+                .put(hash, self.spelling.bytes(), sets, &shortcuts);
         }
         let shortcuts = match familiar {
             Met::Known(place) => self.familiar.shortcuts(place),
@@ -340,15 +340,6 @@ impl Dispatch {
         }
     }
 
-    /// Spells the values of the class fields. `false` when some are of a kind or length that is not spelled.
-    fn spell_class<E: Fields>(&mut self, leaves: &Leaves, event: &E) -> bool {
-        self.spelling.clear();
-        let spelling = &mut self.spelling;
-        self.class_slots
-            .iter()
-            .all(|slot| spell(leaves.values(*slot, event), spelling))
-    }
-
     /// The class of an event, remembered by what stands in the class fields, which have been spelled.
     fn class_by_spelling<E: Fields>(
         &mut self,
@@ -357,17 +348,17 @@ impl Dispatch {
         scratch: &mut LeafScratch,
         hash: u64,
     ) -> Option<u32> {
-        let known = self
-            .by_spelling
-            .find(hash, |s| s.hash == hash && *s.text == *self.spelling);
+        let known = self.by_spelling.find(hash, |s| {
+            s.hash == hash && *s.text == *self.spelling.bytes()
+        });
         if let Some(known) = known {
             return Some(known.class);
         }
         let class = self.class_of(leaves, event, scratch)?;
         if self.by_spelling.len() < SPELLINGS_MAX {
-            let text = self.spelling.as_slice().into();
+            let text = self.spelling.bytes().into();
             self.by_spelling
-                .insert_unique(hash, Spelling { hash, text, class }, |s| s.hash);
+                .insert_unique(hash, Spelled { hash, text, class }, |s| s.hash);
         }
         Some(class)
     }
@@ -544,13 +535,6 @@ fn uses<'c>(leaves: &Leaves, conds: impl Iterator<Item = &'c Cond>) -> Uses {
 }
 
 impl Class {
-    /// Spells the values of the steady fields behind those of the class fields.
-    fn spell<E: Fields>(&self, leaves: &Leaves, event: &E, out: &mut Vec<u8>) -> bool {
-        self.steady_slots
-            .iter()
-            .all(|slot| spell(leaves.values(*slot, event), out))
-    }
-
     fn is_steady(&self, slot: Option<SlotId>) -> bool {
         slot.is_some_and(|slot| self.steady_slots.binary_search(&slot).is_ok())
     }

@@ -6,10 +6,8 @@
 
 use smallvec::SmallVec;
 
-use crate::event::{Value, Values};
+use crate::event::SPELLING_LEN_MAX;
 
-/// Longest spelling, in bytes.
-pub(super) const SPELLING_LEN_MAX: usize = 320;
 /// Places, a power of two.
 const PLACES: usize = 1024;
 
@@ -176,91 +174,9 @@ fn at(hash: u64) -> usize {
     usize::try_from(hash % PLACES as u64).unwrap_or(0)
 }
 
-/// Appends the values of one field so that different lists of values never look the same. `false` when they are of a kind
-/// or length that is not spelled.
-#[inline]
-pub(super) fn spell(values: Values<'_>, out: &mut Vec<u8>) -> bool {
-    match values {
-        Values::Missing => {}
-        Values::Object => out.push(1),
-        Values::One(value) => {
-            if !spell_value(value, out) {
-                return false;
-            }
-        }
-        values => {
-            for value in values.iter() {
-                if !spell_value(value, out) {
-                    return false;
-                }
-            }
-        }
-    }
-    out.push(0);
-    true
-}
-
-#[inline]
-fn spell_value(value: Value<'_>, out: &mut Vec<u8>) -> bool {
-    match value {
-        Value::Str(text) => {
-            let Ok(len) = u8::try_from(text.len()) else {
-                return false;
-            };
-            if out.len() + text.len() > SPELLING_LEN_MAX {
-                return false;
-            }
-            out.extend_from_slice(&[2, len]);
-            out.extend_from_slice(text.as_bytes());
-        }
-        Value::Bool(b) => out.push(3 + u8::from(b)),
-        Value::Int(i) => {
-            out.push(5);
-            out.extend_from_slice(&i.to_le_bytes());
-        }
-        _ => return false,
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::OwnedValue;
-
-    fn check(values: &[Values<'_>]) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
-        values.iter().all(|v| spell(*v, &mut out)).then_some(out)
-    }
-
-    #[test]
-    fn different_values_are_spelled_differently() {
-        let one = |s| Values::One(Value::Str(s));
-        let list = [OwnedValue::Str("a".into()), OwnedValue::Str("b".into())];
-        let spelled = [
-            check(&[Values::Missing, one("a")]),
-            check(&[one("a"), Values::Missing]),
-            check(&[one("a"), one("b")]),
-            check(&[Values::List(&list), Values::Missing]),
-            check(&[one("a\0b"), Values::Missing]),
-            check(&[one("a\0\u{2}\u{1}b"), Values::Missing]),
-            check(&[Values::Object, Values::Missing]),
-            check(&[one(""), Values::Missing]),
-            check(&[Values::Missing, Values::Missing]),
-            check(&[Values::One(Value::Bool(true)), Values::Missing]),
-            check(&[Values::One(Value::Bool(false)), Values::Missing]),
-            check(&[Values::One(Value::Int(0)), Values::Missing]),
-            check(&[Values::One(Value::Int(1 << 40)), Values::Missing]),
-        ];
-        for (i, a) in spelled.iter().enumerate() {
-            assert!(a.is_some());
-            for b in spelled.iter().skip(i + 1) {
-                assert_ne!(a, b);
-            }
-        }
-        assert_eq!(check(&[one(&"x".repeat(300))]), None);
-        assert_eq!(check(&[Values::One(Value::Float(1.0))]), None);
-    }
 
     #[test]
     fn a_place_answers_for_its_own_spelling() {

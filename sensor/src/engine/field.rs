@@ -5,7 +5,7 @@
 
 use hashbrown::HashMap;
 
-use crate::event::{FIELDS, FieldId, FieldTable, Fields, Values};
+use crate::event::{FIELDS, FieldId, FieldTable, Fields, Spelling, Values};
 
 /// Number of a path among those the loaded rules read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -91,6 +91,16 @@ impl FieldRef {
             return event.values(self.id);
         }
         self.values_of_part(event)
+    }
+
+    /// Adds the values to a spelling.
+    #[inline]
+    pub(super) fn spell<E: Fields>(&self, event: &E, out: &mut Spelling) {
+        if self.below == 0 && self.element.is_none() {
+            event.spell(self.id, out);
+        } else {
+            out.push(self.values_of_part(event));
+        }
     }
 
     #[cold]

@@ -11,7 +11,7 @@ use crate::eql::functions;
 use crate::eql::pattern;
 use crate::eql::query::{Comparison, Expr, Field, FieldType, Function, Literal as QueryLiteral};
 use crate::eql::scalar::{self, Scalar};
-use crate::event::{Fields, Value, Values};
+use crate::event::{Fields, Spelling, Value, Values};
 
 use super::CompileError;
 use super::blocks::BlockSet;
@@ -751,6 +751,17 @@ impl Leaves {
             .get(slot.0 as usize)
             .map(|f| f.values(event))
             .unwrap_or_default()
+    }
+
+    /// Spells the values of some slots.
+    #[inline]
+    pub(super) fn spell<E: Fields>(&self, slots: &[SlotId], event: &E, out: &mut Spelling) {
+        for slot in slots {
+            match self.fields.get(slot.0 as usize) {
+                Some(field) => field.spell(event, out),
+                None => out.push_missing(),
+            }
+        }
     }
 
     /// The leaves of a pattern group that hold.

@@ -270,16 +270,26 @@ pub(super) fn hash_text(text: &[u8], fold: bool) -> u64 {
         }
         hash = (hash ^ word).wrapping_mul(K).rotate_left(29);
     }
-    let mut tail = [0u8; 8];
-    for (to, from) in tail.iter_mut().zip(rest) {
-        *to = *from;
-    }
-    let mut word = u64::from_le_bytes(tail);
+    let mut word = tail_word(rest);
     if fold {
         word = lower(word);
     }
     hash = (hash ^ word).wrapping_mul(K);
     hash ^ (hash >> 32)
+}
+
+/// A number of fewer than eight bytes, in which each of them stands somewhere.
+#[inline]
+fn tail_word(rest: &[u8]) -> u64 {
+    if let (Some(first), Some(last)) = (rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+        let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+        return u64::from(first) | u64::from(last) << 32;
+    }
+    let (Some(first), Some(last)) = (rest.first(), rest.last()) else {
+        return 0;
+    };
+    let middle = rest.get(rest.len() / 2).copied().unwrap_or(0);
+    u64::from_le_bytes([*first, middle, *last, 0, 0, 0, 0, 0])
 }
 
 /// ASCII lower case of eight bytes at once.

@@ -10,6 +10,7 @@ pub mod file;
 pub mod network;
 pub mod process;
 pub mod schema;
+mod spelling;
 mod table;
 
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ pub use process::{
     Lineage, Process,
 };
 pub use schema::{FIELDS, FieldRow, FieldType};
+pub use spelling::{SPELLING_LEN_MAX, Spelling};
 pub use table::FieldTable;
 
 /// Number of a field path. In [`FieldTable::sensor`], below the length of [`FIELDS`], it is a row of that table; above, a
@@ -136,6 +138,11 @@ pub trait Fields {
     fn time_ns(&self) -> i64;
     /// Values of a field; [`Values::Missing`] when the event does not carry it.
     fn values(&self, field: FieldId) -> Values<'_>;
+    /// Adds the values of a field to a spelling.
+    #[inline]
+    fn spell(&self, field: FieldId, out: &mut Spelling) {
+        out.push(self.values(field));
+    }
     /// Bytes that are kept as long as the event is held. What several events share counts for each of them.
     fn bytes(&self) -> usize {
         size_of_val(self)
@@ -175,6 +182,11 @@ impl<T: Fields + ?Sized> Fields for Arc<T> {
     #[inline]
     fn values(&self, field: FieldId) -> Values<'_> {
         (**self).values(field)
+    }
+
+    #[inline]
+    fn spell(&self, field: FieldId, out: &mut Spelling) {
+        (**self).spell(field, out);
     }
 }
 
