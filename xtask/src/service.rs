@@ -78,6 +78,10 @@ const STEPS: &[Step] = &[
     ("a reload takes up rules, or is refused aloud", reloads),
     ("a sequence goes on over a kill and over a restart", goes_on),
     ("pairs are told through twenty kills", kills::outlives_kills),
+    (
+        "pairs are told through upgrades to other builds",
+        kills::outlives_upgrades,
+    ),
     ("bad reloads change nothing", refusals::change_nothing),
     (
         "a process is killed by leave of settings and drop-in",
