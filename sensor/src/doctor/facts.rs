@@ -10,7 +10,7 @@ use sensor_ebpf::Kind;
 
 use super::capabilities::{self, Capability};
 use crate::enrich::procfs::Procfs;
-use crate::kernel::{self, HookReport, Kernel, LoadError, Options, SupportError};
+use crate::kernel::{self, HookReport, Kernel, LoadError, Options, Preemption, SupportError};
 use crate::output::journald;
 use crate::pipeline::boot_ns;
 use crate::self_check::{self, SelfCheckError};
@@ -26,6 +26,7 @@ pub struct Facts {
     pub btf: Result<u64, String>,
     /// The mode in force; `None` where the kernel does not tell.
     pub lockdown: Option<String>,
+    pub preemption: Preemption,
     pub capabilities: Vec<Capability>,
     /// This process is in the host's pid namespace.
     pub has_host_pids: bool,
@@ -121,6 +122,7 @@ pub fn gather(options: &Options, check: bool, journal_is_output: bool) -> Facts 
                 format!("the kernel does not describe its types: /sys/kernel/btf/vmlinux: {error}")
             }),
         lockdown: lockdown(),
+        preemption: Preemption::of_this_kernel(),
         capabilities: capabilities::of(effective),
         has_host_pids: has_host_pids(),
         boot_ns: boot_ns(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use sensor_ebpf::Kind;
 
 use super::*;
-use crate::kernel::{HookReport, HookState};
+use crate::kernel::{HookReport, HookState, Preemption};
 use facts::Rules;
 
 const ALL: u64 = u64::MAX;
@@ -38,6 +38,14 @@ fn hooks(creation: HookState, by_syscall: HookState) -> Vec<HookReport> {
     ]
 }
 
+fn preemption(mode: &str, release: (u32, u32)) -> Preemption {
+    Preemption {
+        mode: mode.to_owned(),
+        told_by: "/proc/cmdline",
+        release: Some(release),
+    }
+}
+
 /// A machine without a flaw.
 fn healthy() -> Facts {
     Facts {
@@ -46,6 +54,7 @@ fn healthy() -> Facts {
         has_object: true,
         btf: Ok(5 << 20),
         lockdown: Some("none".to_owned()),
+        preemption: preemption("voluntary", (6, 1)),
         capabilities: capabilities::of(Some(ALL)),
         has_host_pids: true,
         boot_ns: 77_000_000_000,
@@ -109,7 +118,7 @@ fn a_healthy_machine_has_no_flaw() {
         text.contains("ok    creation      fexit/security_file_open (trampolines)\n"),
         "{text}"
     );
-    assert!(text.ends_with("13 ok, 0 warn, 0 fail\n"), "{text}");
+    assert!(text.ends_with("14 ok, 0 warn, 0 fail\n"), "{text}");
 }
 
 #[test]
@@ -124,6 +133,12 @@ fn every_flaw_is_told_by_its_line() {
         }),
         ("kernel", Status::Fail, "no kernel programs", |f| {
             f.has_object = false
+        }),
+        ("preemption", Status::Warn, "skips the program", |f| {
+            f.preemption = preemption("full", (6, 12))
+        }),
+        ("preemption", Status::Warn, "unknown (by", |f| {
+            f.preemption = preemption("unknown", (7, 2))
         }),
         ("btf", Status::Fail, "does not", |f| {
             f.btf = Err("does not".to_owned())
@@ -218,6 +233,40 @@ fn a_second_choice_says_what_it_does_not_see() {
         text,
         "tp_btf/sys_exit (tracepoints); does not see files created through io_uring"
     );
+}
+
+#[test]
+fn where_tasks_take_each_others_place_is_told_with_what_to_do_about_it() {
+    let told = |mode: &str, release, by_trampoline: bool| {
+        let mut facts = healthy();
+        facts.preemption = preemption(mode, release);
+        if !by_trampoline {
+            let refused = HookState::Refused("operation not permitted".to_owned());
+            facts.programs = Programs::Loaded(hooks(refused, HookState::Attached));
+        }
+        let lines = Report::of(&facts).lines.into_iter();
+        let mut about = lines.filter(|line| line.about == "preemption");
+        let line = about.next().expect("a line");
+        assert_eq!(about.next(), None);
+        (line.status, line.text, line.advice.unwrap_or_default())
+    };
+    let (status, text, advice) = told("voluntary", (6, 12), true);
+    assert_eq!((status, &*advice), (Status::Ok, ""));
+    assert_eq!(
+        text,
+        "voluntary (by /proc/cmdline): no other task runs in the middle of a program on a function"
+    );
+    let (status, text, advice) = told("full", (6, 12), true);
+    assert_eq!(status, Status::Warn);
+    assert!(text.contains("told as lost"), "{text}");
+    assert!(advice.contains("preempt=voluntary"), "{advice}");
+    let (status, _, advice) = told("lazy", (7, 2), true);
+    assert_eq!(status, Status::Warn);
+    assert!(!advice.contains("preempt="), "{advice}");
+    assert!(advice.contains("--tier tracepoints"), "{advice}");
+    let (status, text, _) = told("full", (6, 12), false);
+    assert_eq!(status, Status::Ok);
+    assert!(text.contains("there are none here"), "{text}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod bulk;
 mod calls;
 mod load;
 mod named;
+mod preemption;
 mod ring;
 mod support;
 
@@ -20,6 +21,7 @@ pub use load::{
     is_required, load, load_or_adopt, offered, verify,
 };
 pub use named::{NAMES_MAX, NamedKinds};
+pub use preemption::Preemption;
 pub use ring::RingError;
 use sensor_ebpf::Kind;
 pub use support::{SupportError, default_ring_bytes, memlock_limit};

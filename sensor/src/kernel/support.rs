@@ -427,7 +427,7 @@ pub(super) fn lets_others_between() -> bool {
 }
 
 /// Version of the running kernel, the first two numbers, as far as it can be read.
-fn release() -> Option<(u32, u32)> {
+pub(super) fn release() -> Option<(u32, u32)> {
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
     let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
