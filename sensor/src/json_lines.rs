@@ -127,7 +127,7 @@ impl Fields for FlatEvent {
     fn spell(&self, field: FieldId, out: &mut Spelling) {
         let slot = self.shape.slot(field.0).and_then(|at| self.slots.get(at));
         match slot {
-            None => out.push_missing(),
+            None => out.push(Values::Missing),
             Some(Slot::Str(start, len)) => {
                 out.push_part(&self.text, *start as usize, *len as usize);
             }

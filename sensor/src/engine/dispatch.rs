@@ -18,6 +18,7 @@ use super::field::{Paths, SlotId};
 use super::gate::{Cover, Hint, Strike, add_cover, cover, hints, require};
 use super::leaf::{Leaf, LeafScratch, Leaves, Source};
 use super::lineage::Marks;
+use super::literal::hash_text;
 
 /// Fields whose values put events into classes. Each has a handful of values on any one stream.
 const CLASS_FIELDS: &[&str] = &[
@@ -213,7 +214,7 @@ impl Dispatch {
         self.spelling.clear();
         leaves.spell(&self.class_slots, event, &mut self.spelling);
         let class_len = self.spelling.len();
-        let class_hash = self.spelling.hash_from(0);
+        let class_hash = hash_text(self.spelling.bytes(), false);
         let class = if self.spelling.is_complete() {
             self.class_by_spelling(leaves, event, scratch, class_hash)
         } else {
@@ -231,7 +232,8 @@ impl Dispatch {
         self.met.clear();
         self.met.resize(self.alive.len(), 0);
         leaves.spell(&class.steady_slots, event, &mut self.spelling);
-        let hash = class_hash.rotate_left(17) ^ self.spelling.hash_from(class_len);
+        let steady_part = self.spelling.bytes().get(class_len..).unwrap_or_default();
+        let hash = class_hash.rotate_left(17) ^ hash_text(steady_part, false);
         let (alive, met) = (&mut self.alive, &mut self.met);
         let familiar = if self.spelling.is_complete() {
             self.familiar.get(hash, self.spelling.bytes(), alive, met)

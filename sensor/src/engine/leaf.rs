@@ -759,7 +759,7 @@ impl Leaves {
         for slot in slots {
             match self.fields.get(slot.0 as usize) {
                 Some(field) => field.spell(event, out),
-                None => out.push_missing(),
+                None => out.push(Values::Missing),
             }
         }
     }

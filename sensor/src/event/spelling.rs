@@ -1,8 +1,8 @@
 //! Values of several fields, spelled one after the other.
 //!
-//! In: the values of fields, always the same fields in the same order. Out: bytes that are the same only for the same values,
-//! and a hash of them. Room is fixed: what does not fit, or is of a kind that is seldom the same twice, leaves the spelling
-//! incomplete, and it stays so until it is cleared.
+//! In: the values of fields, always the same fields in the same order. Out: bytes that are the same only for the same values. Room
+//! is fixed: what does not fit, or is of a kind that is seldom the same twice, leaves the spelling incomplete, and it stays so
+//! until it is cleared.
 
 use super::{Value, Values};
 
@@ -10,7 +10,7 @@ use super::{Value, Values};
 pub const SPELLING_LEN_MAX: usize = 320;
 /// Texts no longer than this are copied in one piece of this length where so much can be read.
 const BLOCK: usize = 32;
-/// What can be written past the longest spelling: a text's head and its block, or zeros for the hash.
+/// What can be written past the longest spelling: a text's head and its block.
 const SLACK: usize = 2 + BLOCK;
 
 /// How a value is marked. Lists are followed by their length, texts too.
@@ -75,32 +75,6 @@ impl Spelling {
         self.bytes.get(..self.len).unwrap_or_default()
     }
 
-    /// Hash of what was spelled from the byte `from` on.
-    #[inline]
-    pub fn hash_from(&mut self, from: usize) -> u64 {
-        const K: u64 = 0x9E37_79B9_7F4A_7C15;
-        // Whole words alone: the last is filled up.
-        if let Some(rest) = self.bytes.get_mut(self.len..)
-            && let Some(zeros) = rest.first_chunk_mut::<8>()
-        {
-            *zeros = [0; 8];
-        }
-        let len = self.len.saturating_sub(from);
-        let words = self
-            .bytes
-            .get(from..)
-            .unwrap_or_default()
-            .as_chunks::<8>()
-            .0;
-        let mut hash = (len as u64).wrapping_mul(K);
-        for word in words.iter().take(len.div_ceil(8)) {
-            hash = (hash ^ u64::from_le_bytes(*word))
-                .wrapping_mul(K)
-                .rotate_left(29);
-        }
-        hash ^ (hash >> 32)
-    }
-
     /// Adds the values of a field.
     #[inline]
     pub fn push(&mut self, values: Values<'_>) {
@@ -110,12 +84,6 @@ impl Spelling {
             Values::One(value) => self.push_value(value),
             values => self.push_list(values),
         }
-    }
-
-    /// Adds a field that is not there.
-    #[inline]
-    pub fn push_missing(&mut self) {
-        self.push_mark(mark::MISSING);
     }
 
     /// Adds the text that begins at a byte of a longer one.
@@ -269,15 +237,14 @@ mod tests {
                 for len in (0..40).chain([200, 256]).filter(|len| start + len <= 500) {
                     let (mut part, mut alone) = (Spelling::default(), Spelling::default());
                     for _ in 0..before {
-                        part.push_missing();
-                        alone.push_missing();
+                        part.push(Values::Missing);
+                        alone.push(Values::Missing);
                     }
                     part.push_part(&whole, start, len);
                     alone.push(one(&whole[start..start + len]));
                     assert_eq!(part.is_complete(), alone.is_complete());
                     if part.is_complete() {
                         assert_eq!(part.bytes(), alone.bytes());
-                        assert_eq!(part.hash_from(before), alone.hash_from(before));
                     }
                 }
             }
@@ -285,16 +252,16 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_of_the_spelling_alone() {
+    fn what_was_there_before_is_no_part_of_it() {
         let (mut spelling, mut other) = (Spelling::default(), Spelling::default());
         spelling.push(one("what was there before"));
-        let before = spelling.hash_from(0);
+        let before = spelling.bytes().to_vec();
         spelling.clear();
         spelling.push(one("a"));
         other.push(one("a"));
-        assert_eq!(spelling.hash_from(0), other.hash_from(0));
-        assert_ne!(spelling.hash_from(0), before);
-        other.push_missing();
-        assert_ne!(spelling.hash_from(0), other.hash_from(0));
+        assert_eq!(spelling.bytes(), other.bytes());
+        assert_ne!(spelling.bytes(), before);
+        other.push(Values::Missing);
+        assert_ne!(spelling.bytes(), other.bytes());
     }
 }

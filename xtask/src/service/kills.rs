@@ -14,6 +14,8 @@ use super::container::Container;
 
 const KILLS: u32 = 20;
 const UPGRADES: u32 = 4;
+/// Says the daemon's pid, 0 while there is none.
+const PID: &str = "systemctl show --value -p MainPID eql-sensor";
 /// Longest time from a new daemon to its end, in milliseconds: a start takes about a second.
 const LIFE_MS: u64 = 3000;
 
@@ -68,9 +70,8 @@ touch done
 /// Twenty times SIGKILL while pairs are made: each pair is told once, nothing is lost.
 pub(super) fn outlives_kills(container: &Container) -> Result<()> {
     let mut random = begin_pairs(container, &OF_KILLS)?;
-    let pid = "systemctl show --value -p MainPID eql-sensor";
     for _ in 0..KILLS {
-        container.wait_for(&format!("{pid} | grep -v '^0$'"), "a new daemon")?;
+        container.wait_for(&format!("{PID} | grep -v '^0$'"), "a new daemon")?;
         random.pause();
         // An administrator's limit on starts is not what is tested.
         container
@@ -89,7 +90,6 @@ pub(super) fn outlives_upgrades(container: &Container) -> Result<()> {
     let other = another_object(fs::read(exchange.join("build.0"))?)?;
     fs::write(exchange.join("build.1"), other)?;
     let mut random = begin_pairs(container, &OF_UPGRADES)?;
-    let pid = "systemctl show --value -p MainPID eql-sensor";
     for upgrade in 1..=UPGRADES {
         let build = upgrade % 2;
         container.run(&format!(
@@ -98,13 +98,13 @@ pub(super) fn outlives_upgrades(container: &Container) -> Result<()> {
              cd /root/next && find . -type f ! -path './DEBIAN/*' -printf '%P\\0' | xargs -0 md5sum > DEBIAN/md5sums\n\
              dpkg-deb --build -Znone /root/next /root/next.deb"
         ))?;
-        let before = container.run(pid)?;
+        let before = container.run(PID)?;
         random.pause();
         container.run("apt-get install --yes --quiet /root/next.deb")?;
         let installed = container.run("dpkg-query --show --showformat='${Version}' eql-sensor")?;
         ensure!(installed == format!("99.{upgrade}"), "it is {installed}");
         ensure!(
-            container.run(pid)? != before,
+            container.run(PID)? != before,
             "the daemon is still that of the earlier build"
         );
         container.wait_for("eql-sensor status", "the new daemon's answer")?;
