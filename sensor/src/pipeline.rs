@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
 use sensor_ebpf::Kind;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
@@ -38,13 +37,16 @@ use crate::rule::{self, Actors, Rule};
 use crate::self_check::{self, SelfCheckError};
 use crate::watchdog::{Pulse, Stage};
 
+mod clock;
 mod fault;
 mod going_on;
 mod record_log;
 mod sight;
 
+pub use clock::boot_ns;
+pub(crate) use clock::wall_offset_ns;
 pub use fault::{Fault, UnknownFault};
-use going_on::{Own, Resumed, log_absence, resume};
+use going_on::{Own, Resumed, keep_programs, log_absence, resume};
 pub use going_on::{Recalled, Remembered};
 use record_log::RecordLog;
 pub use sight::{Basis, Sight};
@@ -97,6 +99,11 @@ pub trait Consumer {
     /// Takes what the stages before remember, to be kept with what the consumer remembers: together they say where a later run
     /// goes on.
     fn keep(&mut self, _: Remembered, _: &Status) {}
+
+    /// Whether any of it is written. `None` while the first is.
+    fn has_kept(&self) -> Option<bool> {
+        Some(false)
+    }
 
     /// What an earlier run had taken and did not get to keep has been taken again.
     fn caught_up(&mut self) {}
@@ -213,6 +220,8 @@ pub struct Pipeline {
     last_taken: Option<Vec<u8>>,
     /// Records that earlier runs took from this ring.
     before: u64,
+    /// Where the kernel programs are to be kept, once there is a state of theirs.
+    unkept: Option<FdStore>,
 }
 
 impl Pipeline {
@@ -301,11 +310,13 @@ impl Pipeline {
             // Stamped as of the attaching: what the scan found was there before the first record.
             scanned.append(&mut enricher.seed(attached_ns, announce_scan));
         }
-        if let Some(store) = store
-            && let Err(error) = kernel.keep_in(store)
-        {
-            tracing::error!("the kernel programs will not outlive this process: {error}");
-        }
+        let unkept = store.and_then(|store| {
+            if exact {
+                keep_programs(&mut kernel, store);
+                return None;
+            }
+            Some(store)
+        });
         let status = Status {
             now_ns: attached_ns,
             gaps,
@@ -337,6 +348,7 @@ impl Pipeline {
             behind: behind.records,
             last_taken: behind.last,
             before,
+            unkept,
         })
     }
 
@@ -426,11 +438,16 @@ impl Pipeline {
         }
     }
 
-    /// Hands events to the consumer until a signal, the consumer, or an error ends it; then detaches, drains and counts.
+    /// Hands events to the consumer until a signal, the consumer, or an error ends it; then detaches, drains and counts. `ready` is
+    /// called when the consumer has what was there before the first look into the ring, and a kill loses nothing from then on.
     ///
     /// # Errors
     /// The ring can't be waited for, or the kernel's counters can't be read.
-    pub async fn run<C: Consumer>(mut self, consumer: &mut C) -> Result<Summary, PipelineError> {
+    pub async fn run<C: Consumer>(
+        mut self,
+        consumer: &mut C,
+        ready: impl FnOnce(&Pipeline),
+    ) -> Result<Summary, PipelineError> {
         for event in std::mem::take(&mut self.scanned) {
             self.reading.push(event, |event| consumer.event(event));
         }
@@ -444,6 +461,8 @@ impl Pipeline {
             self.stages().pass(&bytes, consumer);
         }
         self.catch_up(consumer).await?;
+        self.keep_first(consumer).await;
+        ready(&self);
         let pumped = match self.hold_back().await {
             ControlFlow::Continue(()) => self.pump(consumer).await,
             ControlFlow::Break(()) => Ok(()),
@@ -549,6 +568,7 @@ impl Pipeline {
             if consumer.is_keeping_due(&self.status) {
                 consumer.keep(self.remember(false), &self.status);
             }
+            self.keep_with_state(consumer);
             if !is_tick {
                 tokio::select! {
                     biased;
@@ -869,27 +889,6 @@ pub(crate) fn state_directory() -> Option<PathBuf> {
         Some(directory) if !directory.is_empty() => Some(directory.into()),
         _ => usual.is_dir().then(|| usual.to_owned()),
     }
-}
-
-/// The boot clock: what orders events. It goes on through suspend.
-#[must_use]
-pub fn boot_ns() -> u64 {
-    u64::try_from(nanoseconds(ClockId::Boottime)).unwrap_or_default()
-}
-
-/// Wall clock minus boot clock.
-pub(crate) fn wall_offset_ns() -> i64 {
-    let before = nanoseconds(ClockId::Boottime);
-    let wall = nanoseconds(ClockId::Realtime);
-    let after = nanoseconds(ClockId::Boottime);
-    wall - before - (after - before) / 2
-}
-
-fn nanoseconds(clock: ClockId) -> i64 {
-    let time = clock_gettime(clock);
-    time.tv_sec
-        .saturating_mul(1_000_000_000)
-        .saturating_add(time.tv_nsec)
 }
 
 #[cfg(test)]

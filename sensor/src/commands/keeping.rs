@@ -32,6 +32,8 @@ pub(super) struct Job {
 pub(super) struct Keeping {
     thread: Option<(SyncSender<Job>, JoinHandle<()>)>,
     busy: Arc<AtomicBool>,
+    /// A state has been written.
+    written: Arc<AtomicBool>,
     taken: Instant,
     /// Events made when the last state was taken.
     events: u64,
@@ -43,6 +45,7 @@ impl Keeping {
         Keeping {
             thread: None,
             busy: Arc::default(),
+            written: Arc::default(),
             taken: Instant::now(),
             events: 0,
         }
@@ -56,10 +59,12 @@ impl Keeping {
         let long_ago = keeping.taken.checked_sub(EVERY);
         keeping.taken = long_ago.unwrap_or(keeping.taken);
         let (to, states) = sync_channel(1);
-        let busy = Arc::clone(&keeping.busy);
+        let (busy, written) = (Arc::clone(&keeping.busy), Arc::clone(&keeping.written));
         let thread = std::thread::Builder::new()
             .name("state".into())
-            .spawn(move || write_all(&stores, &states, &busy, covered.as_deref()));
+            .spawn(move || {
+                write_all(&stores, &states, &busy, &written, covered.as_deref());
+            });
         match thread {
             Ok(thread) => keeping.thread = Some((to, thread)),
             Err(error) => tracing::error!("no thread to keep the state with: {error}"),
@@ -86,6 +91,14 @@ impl Keeping {
         }
     }
 
+    /// Whether a state has been written. `None` while the first is.
+    pub(super) fn has_kept(&self) -> Option<bool> {
+        // In this order: it is written before the thread is no longer busy.
+        let is_busy = self.busy.load(Ordering::Acquire);
+        let written = self.written.load(Ordering::Acquire);
+        (written || !is_busy).then_some(written)
+    }
+
     /// Whether there is a place to keep anything.
     pub(super) fn is_somewhere(&self) -> bool {
         self.thread.is_some()
@@ -105,6 +118,7 @@ fn write_all(
     (store, trial_store): &(Store, trial::Store),
     states: &Receiver<Job>,
     busy: &AtomicBool,
+    written: &AtomicBool,
     covered: Option<&AtomicU64>,
 ) {
     let mut failing = false;
@@ -133,6 +147,7 @@ fn write_all(
                 if let Some(covered) = covered {
                     covered.store(state.taken.number, Ordering::Release);
                 }
+                written.store(true, Ordering::Release);
                 failing = false;
             }
             Err(error) if !failing => {

@@ -578,6 +578,10 @@ impl Consumer for Matching {
         }
     }
 
+    fn has_kept(&self) -> Option<bool> {
+        self.keeping.has_kept()
+    }
+
     fn caught_up(&mut self) {
         let left = self.again.values().flatten();
         let missing = left.filter(|number| !self.outputs.have(**number)).count();

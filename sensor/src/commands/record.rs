@@ -63,10 +63,11 @@ pub fn record(args: &RecordArgs) -> Result<Exit, Failure> {
             store: None,
         });
         let pipeline = pipeline.map_err(live::failure)?;
-        live::ready(&pipeline, "recording");
         let recorded = only.map_or(Kinds::ALL, |only| only.and(OF_ITSELF));
         let mut recorder = Recorder::start(recorded).context("cannot start the writer")?;
-        let summary = pipeline.run(&mut recorder).await.map_err(live::failure)?;
+        let ready = |pipeline: &Pipeline| live::ready(pipeline, "recording");
+        let ended = pipeline.run(&mut recorder, ready).await;
+        let summary = ended.map_err(live::failure)?;
         Ok::<_, Failure>((summary, recorder.finish()))
     })?;
     report(&summary);

@@ -122,9 +122,10 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
         serve(server.as_ref(), &config.control, bell, &reloader)?;
         log_verdicts(&roster, &pipeline.sight());
         tokio::spawn(reload_on(hangup, reloader));
-        live::ready(&pipeline, &roster.in_words());
         watchdog::start(pulse, progress).context("cannot start the watchdog's thread")?;
-        let summary = pipeline.run(&mut matching).await.map_err(live::failure)?;
+        let ready = |pipeline: &Pipeline| live::ready(pipeline, &roster.in_words());
+        let ended = pipeline.run(&mut matching, ready).await;
+        let summary = ended.map_err(live::failure)?;
         matching.finish(&summary);
         Ok(Exit::Ok)
     })

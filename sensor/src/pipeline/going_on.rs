@@ -3,15 +3,24 @@
 //! In: the stages at one moment; at a start, what an earlier run remembered and the log of its records. Out: [`Remembered`], and a
 //! pipeline that goes on from there. It never says that nothing is missing unless state, log and ring together leave nothing out.
 
+use std::time::Duration;
+
 use sensor_ebpf::Kind;
+use tokio::time::{Instant, sleep};
 
 use super::record_log::{Behind, RecordLog};
 use super::{Consumer, Pipeline, PipelineError, boot_ns, wall_offset_ns};
 use crate::enrich::Memory;
 use crate::event::Gauge;
 use crate::fd_store::FdStore;
+use crate::kernel::Kernel;
 use crate::loss;
 use crate::output::lifecycle;
+
+/// For the first state to be written before readiness is told: outputs that take nothing hold it up.
+const FIRST_STATE_MAX: Duration = Duration::from_secs(2);
+/// Between two looks for it.
+const FIRST_STATE_LOOK: Duration = Duration::from_millis(1);
 
 /// What the stages before the consumer know at one moment between two records.
 #[derive(Debug)]
@@ -69,6 +78,32 @@ impl Pipeline {
         let _ = consumer.settle(&self.status).await;
         consumer.caught_up();
         Ok(())
+    }
+
+    /// Has a state written of the moment before the first record is taken, then the programs kept. Neither is of use without the
+    /// other: records that no state goes before are lost in a kill, and a state of other programs counts other records.
+    pub(super) async fn keep_first<C: Consumer>(&mut self, consumer: &mut C) {
+        if self.unkept.is_none() {
+            return;
+        }
+        consumer.keep(self.remember(false), &self.status);
+        let until = Instant::now() + FIRST_STATE_MAX;
+        while consumer.has_kept().is_none() && Instant::now() < until {
+            sleep(FIRST_STATE_LOOK).await;
+        }
+        self.keep_with_state(consumer);
+        if self.unkept.is_some() {
+            tracing::warn!(
+                "the first state is not written yet; until it is, a kill loses what was recorded"
+            );
+        }
+    }
+
+    /// Has the programs kept if that waits for a state, and one is written.
+    pub(super) fn keep_with_state<C: Consumer>(&mut self, consumer: &C) {
+        if let Some(store) = self.unkept.take_if(|_| consumer.has_kept() == Some(true)) {
+            keep_programs(&mut self.kernel, store);
+        }
     }
 
     /// What a later run needs of the stages here.
@@ -146,6 +181,13 @@ pub(super) fn resume(store: Option<&mut FdStore>, recalled: Option<&Recalled>) -
     Resumed {
         log: log.ok(),
         ..Resumed::default()
+    }
+}
+
+/// Has the service manager keep the kernel programs.
+pub(super) fn keep_programs(kernel: &mut Kernel, store: FdStore) {
+    if let Err(error) = kernel.keep_in(store) {
+        tracing::error!("the kernel programs will not outlive this process: {error}");
     }
 }
 

@@ -306,6 +306,47 @@ impl Random {
     }
 }
 
+/// Daemons that no other state goes before than their first; the second one finds one of other programs, which counts other records.
+#[test]
+fn a_kill_right_after_a_first_start_loses_nothing() {
+    for tier in tiers() {
+        let mut bench = Bench::new("first");
+        let manager = Manager::new();
+        let mut random = Random::new();
+        for (round, ring_bytes) in ["1048576", "2097152"].into_iter().enumerate() {
+            let mut command = bench.command();
+            command.args(["--ring-bytes", ring_bytes]);
+            let start = |bench: &Bench| {
+                let mut daemon = Daemon::launch_under(&manager, &bench.scope, &tier, &command);
+                daemon.wait_until_told("READY=1");
+                daemon
+            };
+            let daemon = start(&bench);
+            bench.shell.run(&format!("./first {round}"));
+            std::thread::sleep(Duration::from_millis(random.below(50)));
+            let (said, _) = daemon.end_by(Signal::KILL);
+            assert!(!said.contains("ERROR"), "{tier}, {round}: {said}");
+            let daemon = start(&bench);
+            let said = daemon.said();
+            assert!(
+                said.contains("nothing is missing"),
+                "{tier}, {round}: {said}"
+            );
+            bench.shell.run(&format!("./second {round}"));
+            let alerts = bench.wait_for_alerts(round + 1, &daemon);
+            let told = alerts[round].to_string();
+            assert!(told.contains(r#""lost":0"#), "{tier}, {round}: {told}");
+            // More than the next one's log will have when it is killed.
+            bench
+                .shell
+                .run("for one in 1 2 3 4 5 6 7 8 9 10; do /bin/true; done");
+            daemon.end_by(Signal::TERM);
+        }
+        assert_eq!(bench.alerts().len(), 2, "{tier}: no alert twice");
+        bench.shell.end();
+    }
+}
+
 /// New programs beside those that were kept, and settings that do not fit.
 #[test]
 fn programs_that_were_kept_are_used_with_more_beside_them_or_given_up_aloud() {
