@@ -3,6 +3,7 @@
 //! In: rules, settings, the kernel's records. Out: alerts, to the outputs. It never starts without a rule unless told to, nor beside
 //! another daemon on the same control socket; it starts on the last good settings and rules rather than not at all.
 
+use std::io;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
@@ -22,6 +23,7 @@ use crate::fd_store::{FdStore, Inherited};
 use crate::kernel::Options;
 use crate::output::Outputs;
 use crate::output::handed::{Earlier, Handed};
+use crate::output::receipts::Receipts;
 use crate::pipeline::{self, Pipeline, Recalled, Sight, Start};
 use crate::reload::{self, Kept, Refused, Reloader, Roster, Set};
 use crate::response::{Deed, Guard, Responder};
@@ -116,8 +118,13 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
             let stores = (store, trials);
             matching.keep_in(stores, covered, Arc::clone(&host.boot_id), remembered);
         }
-        if let Some((handed, earlier)) = followed {
-            matching.follow(handed, earlier);
+        if let Some(Followed {
+            handed,
+            earlier,
+            receipts,
+        }) = followed
+        {
+            matching.follow(handed, earlier, receipts);
         }
         serve(server.as_ref(), &config.control, bell, &reloader)?;
         log_verdicts(&roster, &pipeline.sight());
@@ -131,18 +138,29 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
     })
 }
 
-/// Where it is noted which alerts are told, with what an earlier run noted of those behind the last one its state covers.
-fn followed(descriptors: &mut FdStore, behind: Option<u64>) -> Option<(Handed, Earlier)> {
+/// Where it is noted which alerts are told, and what an earlier run noted of those behind the last one its state covers.
+struct Followed {
+    handed: Handed,
+    earlier: Earlier,
+    receipts: Option<Receipts>,
+}
+
+fn followed(descriptors: &mut FdStore, behind: Option<u64>) -> Option<Followed> {
     let resumed = behind.map_or(Ok(None), |behind| Handed::resume(descriptors, behind));
     let noted = match resumed {
         Ok(Some(noted)) => Ok(noted),
         Ok(None) => Handed::begin(descriptors).map(|handed| (handed, Earlier::default())),
         Err(error) => Err(error),
     };
-    if let Err(error) = &noted {
-        tracing::error!("alerts may be told twice after a kill: {error}");
-    }
-    noted.ok()
+    let say = |error: &io::Error| tracing::error!("alerts may be told twice after a kill: {error}");
+    let (handed, earlier) = noted.inspect_err(say).ok()?;
+    // What the last ones said is noted.
+    let receipts = Receipts::begin(descriptors).inspect_err(say).ok();
+    Some(Followed {
+        handed,
+        earlier,
+        receipts,
+    })
 }
 
 /// What an earlier run left: for the stages before the engine, and for it.

@@ -2,7 +2,8 @@
 //!
 //! In: an alert's number and what it is about, when it is made; its number before and after each output writes it. Out: after a
 //! kill, the number an alert had when it is raised again, and which outputs have it. An alert that an output was just writing
-//! counts as not written: the output that can look does, any other one gets it again rather than not at all.
+//! counts as not written: the file is looked into and the journal has given a receipt, any other output gets it again rather than not
+//! at all.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use rustix::fs::{MemfdFlags, memfd_create};
 use sha2::{Digest as _, Sha256};
 
+use super::receipts::Receipts;
 use crate::cli::Output;
 use crate::fd_store::FdStore;
 
@@ -75,11 +77,14 @@ impl Handed {
     /// # Errors
     /// It can not be read.
     pub fn resume(store: &mut FdStore, behind: u64) -> io::Result<Option<(Handed, Earlier)>> {
-        let file = store.take(NAME);
-        file.map(|file| Handed::reopen(file, behind)).transpose()
+        let Some(file) = store.take(NAME) else {
+            return Ok(None);
+        };
+        Handed::reopen(file, behind, Receipts::left(store)).map(Some)
     }
 
-    fn reopen(file: OwnedFd, behind: u64) -> io::Result<(Handed, Earlier)> {
+    /// `taken` is the last alert that the journal gave a receipt for.
+    fn reopen(file: OwnedFd, behind: u64, taken: Option<u64>) -> io::Result<(Handed, Earlier)> {
         let file = File::from(file);
         let len = file.metadata()?.len();
         let len = len.min(ALERTS_AT + ALERTS * ALERT_LEN as u64);
@@ -95,10 +100,17 @@ impl Handed {
             last: behind,
             ..Earlier::default()
         };
-        for lane in lanes.chunks_exact(LANE_LEN) {
-            if let (Some(name), Some(begun), Some(done)) =
+        let handed = Handed { file };
+        let journal = hash(&Output::Journald);
+        for (at, lane) in (0..).step_by(LANE_LEN).zip(lanes.chunks_exact(LANE_LEN)) {
+            if let (Some(name), Some(begun), Some(mut done)) =
                 (number(lane, 0), number(lane, 8), number(lane, 16))
             {
+                if name == journal && begun > done && taken == Some(begun) {
+                    done = begun;
+                    // The receipt may be given up from now on.
+                    handed.write(&done.to_le_bytes(), at + 16);
+                }
                 earlier.lanes.insert(name, (begun, done));
             }
         }
@@ -120,7 +132,7 @@ impl Handed {
                 .or_default()
                 .push_back(sequence);
         }
-        Ok((Handed { file }, earlier))
+        Ok((handed, earlier))
     }
 
     /// Takes note of an alert before any output gets it.
@@ -179,7 +191,7 @@ mod tests {
     fn what_was_handed_over_is_known_after_a_kill() {
         let memory = memfd_create("alerts", MemfdFlags::CLOEXEC).unwrap();
         let kept = memory.try_clone().unwrap();
-        let (handed, earlier) = Handed::reopen(memory, 0).unwrap();
+        let (handed, earlier) = Handed::reopen(memory, 0, None).unwrap();
         assert_eq!(earlier.last, 0);
         let handed = Arc::new(handed);
         let file = Output::File("/a".into());
@@ -195,7 +207,8 @@ mod tests {
         }
         mark.begin(4);
         journal.begin(1);
-        let (_, earlier) = Handed::reopen(kept, 1).unwrap();
+        let again = || kept.try_clone().unwrap();
+        let (_, earlier) = Handed::reopen(again(), 1, None).unwrap();
         assert_eq!(earlier.last, 4);
         assert_eq!(earlier.numbers.len(), 2, "the first is behind the state");
         assert_eq!(earlier.numbers[&(u128::MAX - 3)], [2, 3]);
@@ -203,5 +216,11 @@ mod tests {
         assert_eq!(earlier.of(&file), Some((4, 3)));
         assert_eq!(earlier.of(&Output::Journald), Some((1, 0)));
         assert_eq!(earlier.of(&Output::Stdout), None);
+        // A receipt for another alert says nothing of this one; what one said is known after it is given up.
+        for (taken, done) in [(Some(4), 0), (Some(1), 1), (None, 1)] {
+            let (_, earlier) = Handed::reopen(again(), 1, taken).unwrap();
+            assert_eq!(earlier.of(&Output::Journald), Some((1, done)), "{taken:?}");
+            assert_eq!(earlier.of(&file), Some((4, 3)), "{taken:?}");
+        }
     }
 }

@@ -13,6 +13,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sha2::{Digest as _, Sha256};
 
+use super::receipts::Receipts;
 use super::{Sink, deed, json};
 use crate::alert::Alert;
 use crate::response::Deed;
@@ -62,7 +64,11 @@ pub struct Journald {
     /// As [`INVOCATION`], for a journal that has one.
     link: Option<PathBuf>,
     socket: Option<UnixDatagram>,
+    /// Where it is noted that an alert was taken, as soon as there is a place.
+    receipts: Arc<OnceLock<Receipts>>,
     entry: Vec<u8>,
+    /// The alert at hand.
+    sequence: Option<u64>,
     /// Which start of the journal took the last entry, where that can be told.
     invocation: Option<(OsString, SystemTime)>,
     recent: Recent,
@@ -116,9 +122,10 @@ impl Recent {
 impl Journald {
     /// The journal of this system.
     #[must_use]
-    pub fn system() -> Journald {
+    pub fn system(receipts: Arc<OnceLock<Receipts>>) -> Journald {
         Journald {
             link: Some(INVOCATION.into()),
+            receipts,
             ..Journald::at(Path::new(SOCKET))
         }
     }
@@ -130,7 +137,9 @@ impl Journald {
             path: path.to_owned(),
             link: None,
             socket: None,
+            receipts: Arc::default(),
             entry: Vec::new(),
+            sequence: None,
             invocation: None,
             recent: Recent::default(),
         }
@@ -138,14 +147,19 @@ impl Journald {
 
     /// One attempt to hand over the entry.
     fn send(&mut self) -> io::Result<()> {
+        if let (Some(receipts), Some(sequence)) = (self.receipts.get(), self.sequence) {
+            return send_whole(&self.entry, |parts, control| {
+                receipts.send(&self.path, parts, control, sequence)
+            });
+        }
         let socket = match self.socket.take() {
             Some(socket) => socket,
             None => connect(&self.path)?,
         };
-        let sent = match socket.send(&self.entry) {
-            Err(error) if is_too_large(&error) => send_sealed(&socket, &self.entry),
-            other => other.map(|_| ()),
-        };
+        let sent = send_whole(&self.entry, |parts, control| {
+            rustix::net::sendmsg(&socket, parts, control, SendFlags::NOSIGNAL)?;
+            Ok(())
+        });
         // A socket whose other end went away stays useless; a full one does not.
         if sent.as_ref().err().is_none_or(is_full) {
             self.socket = Some(socket);
@@ -166,6 +180,8 @@ impl Journald {
             return Ok(());
         }
         if self.invocation.is_some() {
+            // They have their receipts.
+            self.sequence = None;
             for entry in self.recent.take(found.1) {
                 self.entry = entry;
                 self.entry.extend_from_slice(RESENT);
@@ -224,6 +240,7 @@ impl Sink for Journald {
         self.make_good(give_up)?;
         self.entry.clear();
         write_entry(alert, &mut self.entry);
+        self.sequence = Some(alert.sequence);
         self.deliver_and_keep(give_up)
     }
 
@@ -231,6 +248,7 @@ impl Sink for Journald {
         self.make_good(give_up)?;
         self.entry.clear();
         deed::write_entry(deed, &mut self.entry);
+        self.sequence = None;
         self.deliver_and_keep(give_up)
     }
 }
@@ -244,10 +262,16 @@ fn invocation(link: &Path) -> Option<(OsString, SystemTime)> {
 pub(super) fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.connect(path)?;
+    prepare(&socket)?;
+    Ok(socket)
+}
+
+/// Has a socket wait for the journal, and hold much.
+pub(super) fn prepare(socket: &UnixDatagram) -> io::Result<()> {
     socket.set_write_timeout(Some(SEND_WAIT))?;
     // A smaller buffer works too, it only waits more often.
-    let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER_BYTES);
-    Ok(socket)
+    let _ = rustix::net::sockopt::set_socket_send_buffer_size(socket, SEND_BUFFER_BYTES);
+    Ok(())
 }
 
 fn is_too_large(error: &io::Error) -> bool {
@@ -274,8 +298,15 @@ fn is_away(error: &io::Error) -> bool {
     )
 }
 
-/// Hands an entry too large for a datagram over as a sealed memory file.
-fn send_sealed(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
+/// Sends an entry: as one datagram, or as a memory file where it is too large for that.
+fn send_whole(
+    entry: &[u8],
+    send: impl Fn(&[IoSlice<'_>], &mut SendAncillaryBuffer<'_, '_, '_>) -> io::Result<()>,
+) -> io::Result<()> {
+    match send(&[IoSlice::new(entry)], &mut SendAncillaryBuffer::default()) {
+        Err(error) if is_too_large(&error) => {}
+        other => return other,
+    }
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = std::fs::File::from(rustix::fs::memfd_create("eql-sensor-alert", flags)?);
     file.write_all(entry)?;
@@ -288,9 +319,7 @@ fn send_sealed(socket: &UnixDatagram, entry: &[u8]) -> io::Result<()> {
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("no room for a file descriptor"));
     }
-    let nothing = [IoSlice::new(&[])];
-    rustix::net::sendmsg(socket, &nothing, &mut control, SendFlags::NOSIGNAL)?;
-    Ok(())
+    send(&[IoSlice::new(&[])], &mut control)
 }
 
 /// Appends an alert as one entry of the native protocol.

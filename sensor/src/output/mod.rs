@@ -13,6 +13,7 @@ pub mod journal_log;
 pub mod journald;
 pub mod json;
 pub mod lifecycle;
+pub mod receipts;
 pub mod report;
 pub mod stdout;
 mod suppress;
@@ -32,6 +33,7 @@ use crate::rule::Severity;
 
 use file::Rotation;
 use handed::{Earlier, Handed, Mark};
+use receipts::Receipts;
 use suppress::Suppressor;
 
 /// How often held alerts are looked at for summaries that are due.
@@ -200,6 +202,8 @@ impl UnderWay {
 #[derive(Default)]
 pub struct Outputs {
     lanes: Vec<Lane>,
+    /// For the journal, which has a thread of its own.
+    receipts: Arc<OnceLock<Receipts>>,
     held: Option<Held>,
 }
 
@@ -322,7 +326,9 @@ impl Outputs {
                     no_journal = true;
                     continue;
                 }
-                Output::Journald => Box::new(journald::Journald::system()),
+                Output::Journald => {
+                    Box::new(journald::Journald::system(Arc::clone(&outputs.receipts)))
+                }
             };
             let lane = Lane::start(output.clone(), sink, options.queue_max);
             let mut lane = lane.map_err(failed)?;
@@ -361,7 +367,11 @@ impl Outputs {
     }
 
     /// Notes from now on how far each output is. What one had already before a kill it does not get again.
-    pub fn follow(&mut self, handed: &Arc<Handed>, earlier: &Earlier) {
+    pub fn follow(&mut self, handed: &Arc<Handed>, earlier: &Earlier, receipts: Option<Receipts>) {
+        if let Some(receipts) = receipts {
+            // Only ever set here.
+            let _ = self.receipts.set(receipts);
+        }
         for (index, lane) in self.lanes.iter().enumerate() {
             let (begun, mut done) = earlier.of(&lane.output).unwrap_or_default();
             if begun > done
