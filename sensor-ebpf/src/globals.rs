@@ -176,20 +176,26 @@ pub(crate) static DNS_SCRATCH: Array<DnsScratch> = Array::with_max_entries(1, 0)
 #[map]
 pub(crate) static RESOLVING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(4096, 0);
 
-/// For each program of [`Twice`], by the low bits of a thread's number: the thread for which its first instance ran last, until
-/// the second has seen that. Grown by user space where there are second instances.
+/// For each program of [`Twice`], by the low bits of a thread's number: the thread for which an instance ran last, and which. Grown
+/// by user space where there are second instances.
 #[map]
 pub(crate) static NOTES: Array<u32> = Array::with_max_entries(1, 0);
 
-/// Calls that a second instance took in place of the first, by [`Twice`].
+/// Runs that a later instance took in place of the first, by [`Twice`].
 #[map]
 pub(crate) static MADE_UP: PerCpuArray<u64> = PerCpuArray::with_max_entries(Twice::SLOTS, 0);
 
-/// One buffer per possible CPU for each second instance that needs one.
+/// In which order two programs on one function ran: the turn of each, the thread that asks, 0 for none, and the last turn.
+#[map]
+pub(crate) static ORDER: Array<u64> = Array::with_max_entries(4, 0);
+
+/// One buffer per possible CPU for each later instance that needs one.
 #[map]
 pub(crate) static EXEC_AGAIN_SCRATCH: Array<ExecScratch> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static SYS_EXIT_AGAIN_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static SYS_EXIT_ONCE_MORE_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static DNS_AGAIN_SCRATCH: Array<DnsScratch> = Array::with_max_entries(1, 0);
 #[map]
@@ -202,3 +208,23 @@ pub(crate) static FILE_CALL_EXIT_AGAIN_SCRATCH: Array<CallScratch> = Array::with
 pub(crate) static MODIFY_SYSCALL_AGAIN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static OPEN_SYSCALL_AGAIN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_OPEN_AGAIN_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static FILE_OPEN_ONCE_MORE_SCRATCH: Array<FileScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static RENAME_AGAIN_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static DELETE_AGAIN_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static LINK_AGAIN_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static SYMLINK_AGAIN_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MKDIR_AGAIN_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MKNOD_AGAIN_SCRATCH: Array<ActScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static MEMFD_AGAIN_SCRATCH: Array<MemfdScratch> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static WATCHED_OPEN_AGAIN_SCRATCH: Array<PathScratch> = Array::with_max_entries(1, 0);

@@ -58,7 +58,8 @@ pub enum Count {
     DroppedUnwanted = 10,
 }
 
-/// Programs that have a second instance behind them, where the kernel lets others run in the middle of one.
+/// Programs that have a second instance behind them, some of them a third, where the kernel lets others run in the middle of one:
+/// first those on tracepoints, then those on functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Twice {
@@ -76,11 +77,50 @@ pub enum Twice {
     ProcessExit = 11,
     ConnectByState = 12,
     CloseByState = 13,
+    Creation = 14,
+    RenameBegin = 15,
+    RenameEnd = 16,
+    DeleteBegin = 17,
+    DeleteEnd = 18,
+    LinkBegin = 19,
+    LinkEnd = 20,
+    SymlinkBegin = 21,
+    SymlinkEnd = 22,
+    MkdirBegin = 23,
+    MkdirEnd = 24,
+    MknodBegin = 25,
+    MknodEnd = 26,
+    ConnectV4 = 27,
+    ConnectV6 = 28,
+    UdpConnect = 29,
+    ConnectDenied = 30,
+    Accept = 31,
+    Close = 32,
+    Credentials = 33,
+    Session = 34,
+    Group = 35,
+    Memfd = 36,
+    Ptrace = 37,
+    Open = 38,
 }
 
 impl Twice {
+    /// Bits of [`crate::settings::Settings::twice`].
+    pub const ON_TRACEPOINTS: u32 = 1;
+    pub const ON_FUNCTIONS: u32 = 2;
+
+    /// The bit for the sort of hook that this one is on.
+    #[inline(always)]
+    pub const fn sort(self) -> u32 {
+        if (self as u32) < Twice::Creation as u32 {
+            Twice::ON_TRACEPOINTS
+        } else {
+            Twice::ON_FUNCTIONS
+        }
+    }
+
     /// Room for the programs.
-    pub const SLOTS: u32 = 16;
+    pub const SLOTS: u32 = 40;
     /// Threads that can be told apart for each program, a power of two.
     pub const NOTES: u32 = 16_384;
 }

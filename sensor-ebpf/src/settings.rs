@@ -310,7 +310,7 @@ pub struct Settings {
     pub call_arguments: [u16; 16],
     /// By number, native, then 32-bit from [`CALLS_MAX`]: [`FileCall::packed`], or [`FileCall::NONE`].
     pub file_calls: [u16; 2 * CALLS_MAX],
-    /// Non-zero when programs on system calls are there twice; see [`crate::maps::Twice`].
+    /// Which programs are there more than once: bits of [`crate::maps::Twice`].
     pub twice: u32,
     pub reserved_network: u32,
 }

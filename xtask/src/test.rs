@@ -156,17 +156,19 @@ fn run_built(root: &Path, options: &Options, artifacts: &Artifacts, steps: &mut 
         // Where tasks take each other's place even inside a kernel program.
         let parameters = ["preempt=full".to_owned()];
         let plan = Plan {
-            filters: &["storm"],
+            filters: &["storm", "loss::", "every_kind_is_told"],
             parameters: &parameters,
             ..Plan::all(artifacts, Tier::Both)
         };
-        steps.run("storms, guest 6.12, preempt=full", || {
-            let kernel = Kernel::named("6.12")?;
-            match guest_obstacle(root, kernel) {
-                Some(obstacle) => Ok(Outcome::Missing(obstacle)),
-                None => live::in_guest(root, kernel, &plan).map(Outcome::Ran),
-            }
-        });
+        for name in ["6.12", "newest"] {
+            steps.run(&format!("storms, guest {name}, preempt=full"), || {
+                let kernel = Kernel::named(name)?;
+                match guest_obstacle(root, kernel) {
+                    Some(obstacle) => Ok(Outcome::Missing(obstacle)),
+                    None => live::in_guest(root, kernel, &plan).map(Outcome::Ran),
+                }
+            });
+        }
     }
     steps.run("service, in a container", || match service::obstacle() {
         Some(obstacle) => Ok(Outcome::Missing(obstacle)),

@@ -6,9 +6,9 @@
 
 use aya_ebpf::{macros::fentry, programs::FEntryContext};
 use core::mem::MaybeUninit;
-use sensor_ebpf::{CredentialsBody, Header, Ids, Kind, moment};
+use sensor_ebpf::{CredentialsBody, Header, Ids, Kind, maps::Twice, moment};
 
-use super::process::fault_flag;
+use super::{again, process::fault_flag};
 use crate::{
     emit::emit,
     globals::offset,
@@ -23,18 +23,31 @@ use crate::{
 /// with set-id bits come through, the latter before their exec record. Each thread changes its own.
 #[fentry(function = "commit_creds")]
 fn credentials_change(ctx: FEntryContext) -> i32 {
-    let new: u64 = ctx.arg(0);
+    again::note(Twice::Credentials);
+    committed(ctx.arg(0));
+    0
+}
+
+/// The same again; see [`again`].
+#[fentry(function = "commit_creds")]
+fn credentials_change_again(ctx: FEntryContext) -> i32 {
+    if again::is_left(Twice::Credentials) {
+        committed(ctx.arg(0));
+    }
+    0
+}
+
+#[inline(always)]
+fn committed(new: u64) {
     let task = task::current();
     let mut faults = Faults::NONE;
     let old = faults.pointer(task, offset!(task_real_cred));
     let before = faults.read::<[u64; 4]>(old, offset!(cred_uid));
     let after = faults.read::<[u64; 4]>(new, offset!(cred_uid));
     // Most changes are of capabilities or groups alone.
-    if before == after || !task::in_scope(task) {
-        return 0;
+    if before != after && task::in_scope(task) {
+        send(&mut faults, task, old, new, moment::CHANGE);
     }
-    send(&mut faults, task, old, new, moment::CHANGE);
-    0
 }
 
 /// Sends one record; `old` or `new` is 0 where that side is not known at this moment.

@@ -22,7 +22,10 @@ use super::{
 };
 use crate::{
     emit::emit,
-    globals::{FILE_OPEN_SCRATCH, SYS_EXIT_AGAIN_SCRATCH, SYS_EXIT_SCRATCH, offset, setting},
+    globals::{
+        FILE_OPEN_AGAIN_SCRATCH, FILE_OPEN_ONCE_MORE_SCRATCH, FILE_OPEN_SCRATCH,
+        SYS_EXIT_AGAIN_SCRATCH, SYS_EXIT_ONCE_MORE_SCRATCH, SYS_EXIT_SCRATCH, offset, setting,
+    },
     read::{
         Faults, call, clamp, helper, opaque,
         path::{self, Place, Walk},
@@ -55,26 +58,51 @@ pub(crate) struct FileScratch {
 /// was denied.
 #[fexit(function = "security_file_open")]
 fn file_create(ctx: FExitContext) -> i32 {
+    again::note(Twice::Creation);
+    created(&ctx, &FILE_OPEN_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_file_open")]
+fn file_create_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Creation) {
+        created(&ctx, &FILE_OPEN_AGAIN_SCRATCH);
+    }
+    0
+}
+
+/// And once more: of all acts, files are made by the most tasks at once.
+#[fexit(function = "security_file_open")]
+fn file_create_once_more(ctx: FExitContext) -> i32 {
+    if again::is_left_by_both(Twice::Creation) {
+        created(&ctx, &FILE_OPEN_ONCE_MORE_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn created(ctx: &FExitContext, map: &Array<FileScratch>) {
     let file: *const u8 = ctx.arg(0);
     // The return value is the slot behind the last argument; the helper for it came after 5.10.
     let denied = ctx.arg::<u64>(1) as i32 != 0;
     let mut faults = Faults::NONE;
     if faults.read::<u32>(file as u64, offset!(file_mode)) & FMODE_CREATED == 0 {
-        return 0;
+        return;
     }
     let task = task::current();
     if !wanted(Kind::FileCreate, task) {
-        return 0;
+        return;
     }
-    let Some(scratch) = FILE_OPEN_SCRATCH.get_ptr_mut(task::cpu()) else {
-        return 0;
+    let Some(scratch) = map.get_ptr_mut(task::cpu()) else {
+        return;
     };
-    // SAFETY: the map has one element per possible CPU; only this program uses it, and `busy` keeps nested runs away.
+    // SAFETY: the map has one element per possible CPU; only one program uses it, and `busy` keeps nested runs away.
     unsafe {
         let busy = &raw mut (*scratch).busy;
         if !take(busy) {
             degraded(Kind::FileCreate, task);
-            return 0;
+            return;
         }
         let record = (&raw mut (*scratch).record).cast::<u8>();
         // The typed pointer plus a constant: the verifier finds the `struct path` member there.
@@ -91,7 +119,6 @@ fn file_create(ctx: FExitContext) -> i32 {
         send(&mut faults, task, file as u64, record, len, flags);
         release(busy);
     }
-    0
 }
 
 /// A file was created: second choice, where function trampolines are refused.
@@ -113,6 +140,15 @@ fn file_create_by_syscall(ctx: BtfTracePointContext) -> i32 {
 fn file_create_by_syscall_again(ctx: BtfTracePointContext) -> i32 {
     if again::is_left(Twice::FileCreate) {
         created_by_call(&ctx, &SYS_EXIT_AGAIN_SCRATCH);
+    }
+    0
+}
+
+/// And once more, as [`file_create_once_more`].
+#[btf_tracepoint(function = "sys_exit")]
+fn file_create_by_syscall_once_more(ctx: BtfTracePointContext) -> i32 {
+    if again::is_left_by_both(Twice::FileCreate) {
+        created_by_call(&ctx, &SYS_EXIT_ONCE_MORE_SCRATCH);
     }
     0
 }

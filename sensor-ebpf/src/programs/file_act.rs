@@ -6,18 +6,22 @@
 use aya_ebpf::{EbpfContext, macros::fexit, maps::Array, programs::FExitContext};
 use sensor_ebpf::{
     Kind, PartKind,
+    maps::Twice,
     settings::{ABSENT, ActSlots, FILE_ACTS},
 };
 
 use super::{
     act_record::{Begin, PATH_ROOM, last_part_at, send_end, token_of},
+    again,
     process::degraded,
     release, take, wanted,
 };
 use crate::{
     globals::{
-        DELETE_SCRATCH, LINK_SCRATCH, MKDIR_SCRATCH, MKNOD_SCRATCH, RENAME_SCRATCH,
-        SYMLINK_SCRATCH, offset, setting,
+        DELETE_AGAIN_SCRATCH, DELETE_SCRATCH, LINK_AGAIN_SCRATCH, LINK_SCRATCH,
+        MKDIR_AGAIN_SCRATCH, MKDIR_SCRATCH, MKNOD_AGAIN_SCRATCH, MKNOD_SCRATCH,
+        RENAME_AGAIN_SCRATCH, RENAME_SCRATCH, SYMLINK_AGAIN_SCRATCH, SYMLINK_SCRATCH, offset,
+        setting,
     },
     read::{
         Faults,
@@ -63,21 +67,29 @@ enum Old {
 /// rename, of the first to the second.
 #[fexit(function = "security_path_rename")]
 fn rename_begin(ctx: FExitContext) -> i32 {
+    again::note(Twice::RenameBegin);
+    renaming(&ctx, &RENAME_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_path_rename")]
+fn rename_begin_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::RenameBegin) {
+        renaming(&ctx, &RENAME_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn renaming(ctx: &FExitContext, map: &Array<ActScratch>) {
     let mut faults = Faults::NONE;
-    if result(&mut faults, &ctx, slots(Kind::Rename).allowed) != 0 {
-        return 0;
+    if result(&mut faults, ctx, slots(Kind::Rename).allowed) != 0 {
+        return;
     }
     let old = faults.number(ctx.arg(1));
     let at = entry_in(&mut faults, ctx.arg(2), ctx.arg(3));
-    begin(
-        &mut faults,
-        &RENAME_SCRATCH,
-        Kind::Rename,
-        old,
-        at,
-        Old::Entry(old),
-    );
-    0
+    begin(&mut faults, map, Kind::Rename, old, at, Old::Entry(old));
 }
 
 /// A rename was done, or failed.
@@ -88,18 +100,33 @@ fn rename_begin(ctx: FExitContext) -> i32 {
 /// runs once more for the layer below, with other entries.
 #[fexit(function = "vfs_rename")]
 fn rename_end(ctx: FExitContext) -> i32 {
+    again::note(Twice::RenameEnd);
+    renamed(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "vfs_rename")]
+fn rename_end_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::RenameEnd) {
+        renamed(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn renamed(ctx: &FExitContext) {
     let mut faults = Faults::NONE;
     let slots = slots(Kind::Rename);
-    let mut entry = argument(&mut faults, &ctx, slots.entry);
+    let mut entry = argument(&mut faults, ctx, slots.entry);
     if setting!(rename_by_struct) != 0 {
         if offset!(renamedata_old_dentry) == u64::from(ABSENT) {
-            return 0;
+            return;
         }
         entry = faults.pointer(entry, offset!(renamedata_old_dentry));
     }
-    let result = result(&mut faults, &ctx, slots.result);
+    let result = result(&mut faults, ctx, slots.result);
     send_end(&mut faults, Kind::Rename, token_of(entry), result, 0);
-    0
 }
 
 /// A deletion was allowed. Directories are removed by another function and are not reported.
@@ -109,20 +136,28 @@ fn rename_end(ctx: FExitContext) -> i32 {
 /// As [`rename_begin`]; `int security_path_unlink(const struct path *dir, struct dentry *dentry)`.
 #[fexit(function = "security_path_unlink")]
 fn delete_begin(ctx: FExitContext) -> i32 {
+    again::note(Twice::DeleteBegin);
+    deleting(&ctx, &DELETE_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_path_unlink")]
+fn delete_begin_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::DeleteBegin) {
+        deleting(&ctx, &DELETE_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn deleting(ctx: &FExitContext, map: &Array<ActScratch>) {
     let mut faults = Faults::NONE;
-    if result(&mut faults, &ctx, slots(Kind::Delete).allowed) != 0 {
-        return 0;
+    if result(&mut faults, ctx, slots(Kind::Delete).allowed) != 0 {
+        return;
     }
     let at = entry_in(&mut faults, ctx.arg(0), ctx.arg(1));
-    begin(
-        &mut faults,
-        &DELETE_SCRATCH,
-        Kind::Delete,
-        at.dentry,
-        at,
-        Old::None,
-    );
-    0
+    begin(&mut faults, map, Kind::Delete, at.dentry, at, Old::None);
 }
 
 /// A deletion was done, or failed.
@@ -132,7 +167,18 @@ fn delete_begin(ctx: FExitContext) -> i32 {
 /// `int vfs_unlink(..., struct dentry *dentry, struct inode **delegated)`.
 #[fexit(function = "vfs_unlink")]
 fn delete_end(ctx: FExitContext) -> i32 {
-    end(&ctx, Kind::Delete)
+    again::note(Twice::DeleteEnd);
+    end(&ctx, Kind::Delete);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "vfs_unlink")]
+fn delete_end_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::DeleteEnd) {
+        end(&ctx, Kind::Delete);
+    }
+    0
 }
 
 /// A link was allowed.
@@ -143,21 +189,29 @@ fn delete_end(ctx: FExitContext) -> i32 {
 /// names are on one mount: links across mounts are refused before this.
 #[fexit(function = "security_path_link")]
 fn link_begin(ctx: FExitContext) -> i32 {
+    again::note(Twice::LinkBegin);
+    linking(&ctx, &LINK_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_path_link")]
+fn link_begin_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::LinkBegin) {
+        linking(&ctx, &LINK_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn linking(ctx: &FExitContext, map: &Array<ActScratch>) {
     let mut faults = Faults::NONE;
-    if result(&mut faults, &ctx, slots(Kind::Link).allowed) != 0 {
-        return 0;
+    if result(&mut faults, ctx, slots(Kind::Link).allowed) != 0 {
+        return;
     }
     let old = faults.number(ctx.arg(0));
     let at = entry_in(&mut faults, ctx.arg(1), ctx.arg(2));
-    begin(
-        &mut faults,
-        &LINK_SCRATCH,
-        Kind::Link,
-        old,
-        at,
-        Old::Entry(old),
-    );
-    0
+    begin(&mut faults, map, Kind::Link, old, at, Old::Entry(old));
 }
 
 /// A link was made, or failed.
@@ -167,7 +221,18 @@ fn link_begin(ctx: FExitContext) -> i32 {
 /// `int vfs_link(struct dentry *old_dentry, ..., struct dentry *new_dentry, struct inode **delegated)`.
 #[fexit(function = "vfs_link")]
 fn link_end(ctx: FExitContext) -> i32 {
-    end(&ctx, Kind::Link)
+    again::note(Twice::LinkEnd);
+    end(&ctx, Kind::Link);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "vfs_link")]
+fn link_end_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::LinkEnd) {
+        end(&ctx, Kind::Link);
+    }
+    0
 }
 
 /// A symbolic link was allowed.
@@ -177,14 +242,29 @@ fn link_end(ctx: FExitContext) -> i32 {
 /// As [`rename_begin`]; `int security_path_symlink(const struct path *dir, struct dentry *dentry, const char *old_name)`.
 #[fexit(function = "security_path_symlink")]
 fn symlink_begin(ctx: FExitContext) -> i32 {
+    again::note(Twice::SymlinkBegin);
+    linking_to_text(&ctx, &SYMLINK_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_path_symlink")]
+fn symlink_begin_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::SymlinkBegin) {
+        linking_to_text(&ctx, &SYMLINK_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn linking_to_text(ctx: &FExitContext, map: &Array<ActScratch>) {
     let mut faults = Faults::NONE;
-    if result(&mut faults, &ctx, slots(Kind::Symlink).allowed) != 0 {
-        return 0;
+    if result(&mut faults, ctx, slots(Kind::Symlink).allowed) != 0 {
+        return;
     }
     let at = entry_in(&mut faults, ctx.arg(0), ctx.arg(1));
     let text = Old::Text(faults.number(ctx.arg(2)));
-    begin(&mut faults, &SYMLINK_SCRATCH, Kind::Symlink, 0, at, text);
-    0
+    begin(&mut faults, map, Kind::Symlink, 0, at, text);
 }
 
 /// A symbolic link was made, or failed.
@@ -194,7 +274,18 @@ fn symlink_begin(ctx: FExitContext) -> i32 {
 /// `int vfs_symlink(..., struct dentry *dentry, const char *oldname)`.
 #[fexit(function = "vfs_symlink")]
 fn symlink_end(ctx: FExitContext) -> i32 {
-    end(&ctx, Kind::Symlink)
+    again::note(Twice::SymlinkEnd);
+    end(&ctx, Kind::Symlink);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "vfs_symlink")]
+fn symlink_end_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::SymlinkEnd) {
+        end(&ctx, Kind::Symlink);
+    }
+    0
 }
 
 /// A directory was allowed.
@@ -204,20 +295,28 @@ fn symlink_end(ctx: FExitContext) -> i32 {
 /// As [`rename_begin`]; `int security_path_mkdir(const struct path *dir, struct dentry *dentry, umode_t mode)`.
 #[fexit(function = "security_path_mkdir")]
 fn mkdir_begin(ctx: FExitContext) -> i32 {
+    again::note(Twice::MkdirBegin);
+    making_directory(&ctx, &MKDIR_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_path_mkdir")]
+fn mkdir_begin_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::MkdirBegin) {
+        making_directory(&ctx, &MKDIR_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn making_directory(ctx: &FExitContext, map: &Array<ActScratch>) {
     let mut faults = Faults::NONE;
-    if result(&mut faults, &ctx, slots(Kind::MakeDirectory).allowed) != 0 {
-        return 0;
+    if result(&mut faults, ctx, slots(Kind::MakeDirectory).allowed) != 0 {
+        return;
     }
     let at = entry_in(&mut faults, ctx.arg(0), ctx.arg(1));
-    begin(
-        &mut faults,
-        &MKDIR_SCRATCH,
-        Kind::MakeDirectory,
-        0,
-        at,
-        Old::None,
-    );
-    0
+    begin(&mut faults, map, Kind::MakeDirectory, 0, at, Old::None);
 }
 
 /// A directory was made, or failed.
@@ -228,7 +327,18 @@ fn mkdir_begin(ctx: FExitContext) -> i32 {
 /// passed, instead of an `int`.
 #[fexit(function = "vfs_mkdir")]
 fn mkdir_end(ctx: FExitContext) -> i32 {
-    end(&ctx, Kind::MakeDirectory)
+    again::note(Twice::MkdirEnd);
+    end(&ctx, Kind::MakeDirectory);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "vfs_mkdir")]
+fn mkdir_end_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::MkdirEnd) {
+        end(&ctx, Kind::MakeDirectory);
+    }
+    0
 }
 
 /// A node was allowed: pipe, socket or device. Regular files are left out, since every open that creates one passes here, too.
@@ -239,24 +349,32 @@ fn mkdir_end(ctx: FExitContext) -> i32 {
 /// dev)`. A socket bound to a path passes here as well.
 #[fexit(function = "security_path_mknod")]
 fn mknod_begin(ctx: FExitContext) -> i32 {
+    again::note(Twice::MknodBegin);
+    making_node(&ctx, &MKNOD_SCRATCH);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_path_mknod")]
+fn mknod_begin_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::MknodBegin) {
+        making_node(&ctx, &MKNOD_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn making_node(ctx: &FExitContext, map: &Array<ActScratch>) {
     let mut faults = Faults::NONE;
     let kind = ctx.arg::<u64>(2) as u32 & TYPE;
     if kind == REGULAR || kind == 0 {
-        return 0;
+        return;
     }
-    if result(&mut faults, &ctx, slots(Kind::MakeNode).allowed) != 0 {
-        return 0;
+    if result(&mut faults, ctx, slots(Kind::MakeNode).allowed) != 0 {
+        return;
     }
     let at = entry_in(&mut faults, ctx.arg(0), ctx.arg(1));
-    begin(
-        &mut faults,
-        &MKNOD_SCRATCH,
-        Kind::MakeNode,
-        0,
-        at,
-        Old::None,
-    );
-    0
+    begin(&mut faults, map, Kind::MakeNode, 0, at, Old::None);
 }
 
 /// A node was made, or failed.
@@ -266,7 +384,18 @@ fn mknod_begin(ctx: FExitContext) -> i32 {
 /// `int vfs_mknod(..., struct dentry *dentry, umode_t mode, dev_t dev)`.
 #[fexit(function = "vfs_mknod")]
 fn mknod_end(ctx: FExitContext) -> i32 {
-    end(&ctx, Kind::MakeNode)
+    again::note(Twice::MknodEnd);
+    end(&ctx, Kind::MakeNode);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "vfs_mknod")]
+fn mknod_end_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::MknodEnd) {
+        end(&ctx, Kind::MakeNode);
+    }
+    0
 }
 
 /// The slots of one of [`FILE_ACTS`].
@@ -368,7 +497,7 @@ fn begin(
 
 /// Sends the end of an act other than a rename.
 #[inline(always)]
-fn end(ctx: &FExitContext, act: Kind) -> i32 {
+fn end(ctx: &FExitContext, act: Kind) {
     let mut faults = Faults::NONE;
     let slots = slots(act);
     let entry = argument(&mut faults, ctx, slots.entry);
@@ -392,5 +521,4 @@ fn end(ctx: &FExitContext, act: Kind) -> i32 {
         }
     }
     send_end(&mut faults, act, token_of(entry), result, made);
-    0
 }

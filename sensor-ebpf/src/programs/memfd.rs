@@ -5,16 +5,16 @@
 //! kernel makes for itself, nor for a refused call.
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
-use sensor_ebpf::{Header, Kind, MemfdBody, Part, PartKind};
+use sensor_ebpf::{Header, Kind, MemfdBody, Part, PartKind, maps::Twice};
 
 use super::{
-    pad,
+    again, pad,
     process::{degraded, fault_flag},
     release, take, write_part,
 };
 use crate::{
     emit::emit,
-    globals::{MEMFD_HUGE_SCRATCH, MEMFD_SCRATCH, offset, setting},
+    globals::{MEMFD_AGAIN_SCRATCH, MEMFD_HUGE_SCRATCH, MEMFD_SCRATCH, offset, setting},
     read::{Faults, clamp, distinct, helper, opaque, task},
 };
 
@@ -42,10 +42,21 @@ pub(crate) struct MemfdScratch {
 /// 5.10 or later with function trampolines; `struct file *shmem_file_setup(const char *, loff_t, unsigned long)`.
 #[fexit(function = "shmem_file_setup")]
 fn memfd_create(ctx: FExitContext) -> i32 {
+    again::note(Twice::Memfd);
     // The return value is the slot behind the last argument; the helper for it came after 5.10.
-    let file: u64 = ctx.arg(3);
     if let Some(scratch) = MEMFD_SCRATCH.get_ptr_mut(task::cpu()) {
-        made(file, scratch);
+        made(ctx.arg(3), scratch);
+    }
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "shmem_file_setup")]
+fn memfd_create_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Memfd)
+        && let Some(scratch) = MEMFD_AGAIN_SCRATCH.get_ptr_mut(task::cpu())
+    {
+        made(ctx.arg(3), scratch);
     }
     0
 }

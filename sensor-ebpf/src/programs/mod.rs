@@ -18,6 +18,7 @@ pub(crate) mod module;
 pub(crate) mod network;
 pub(crate) mod network_calls;
 pub(crate) mod open;
+mod order;
 pub(crate) mod process;
 pub(crate) mod process_call;
 pub(crate) mod ptrace;

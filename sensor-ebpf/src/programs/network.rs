@@ -40,14 +40,27 @@ const TCP_CLOSING: u32 = 11;
 /// dials a mapped address comes through here as well, and is left to the other program.
 #[fexit(function = "tcp_v4_connect")]
 fn connect_v4(ctx: FExitContext) -> i32 {
+    again::note(Twice::ConnectV4);
+    dialled_v4(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "tcp_v4_connect")]
+fn connect_v4_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::ConnectV4) {
+        dialled_v4(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn dialled_v4(ctx: &FExitContext) {
     let socket: u64 = ctx.arg(0);
     let mut faults = Faults::NONE;
-    if faults.read::<u16>(socket, offset!(sock_family)) == AF_INET6 {
-        return 0;
+    if faults.read::<u16>(socket, offset!(sock_family)) != AF_INET6 {
+        dialled(&mut faults, ctx);
     }
-    // The return value is the slot behind the last argument; the helper for it came after 5.10.
-    dialled(&mut faults, socket, ctx.arg(1), ctx.arg::<u64>(3) as i32);
-    0
 }
 
 /// A connection from an IPv6 socket was started: first choice.
@@ -57,19 +70,26 @@ fn connect_v4(ctx: FExitContext) -> i32 {
 /// 5.10 or later with function trampolines and IPv6 built in; `int tcp_v6_connect(struct sock *, struct sockaddr *, int)`.
 #[fexit(function = "tcp_v6_connect")]
 fn connect_v6(ctx: FExitContext) -> i32 {
-    let mut faults = Faults::NONE;
-    dialled(
-        &mut faults,
-        ctx.arg(0),
-        ctx.arg(1),
-        ctx.arg::<u64>(3) as i32,
-    );
+    again::note(Twice::ConnectV6);
+    dialled(&mut Faults::NONE, &ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "tcp_v6_connect")]
+fn connect_v6_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::ConnectV6) {
+        dialled(&mut Faults::NONE, &ctx);
+    }
     0
 }
 
 /// Reports what one of the two connect functions said.
 #[inline(always)]
-fn dialled(faults: &mut Faults, socket: u64, address: u64, result: i32) {
+fn dialled(faults: &mut Faults, ctx: &FExitContext) {
+    let (socket, address): (u64, u64) = (ctx.arg(0), ctx.arg(1));
+    // The return value is the slot behind the last argument; the helper for it came after 5.10.
+    let result = ctx.arg::<u64>(3) as i32;
     if result == 0 {
         if is_served(false, Kind::Connect) {
             report(faults, Kind::Connect, socket, 0);
@@ -88,10 +108,26 @@ fn dialled(faults: &mut Faults, socket: u64, address: u64, result: i32) {
 /// ping sockets go through as well.
 #[fexit(function = "inet_dgram_connect")]
 fn udp_connect(ctx: FExitContext) -> i32 {
+    again::note(Twice::UdpConnect);
+    given_a_peer(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "inet_dgram_connect")]
+fn udp_connect_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::UdpConnect) {
+        given_a_peer(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn given_a_peer(ctx: &FExitContext) {
     let mut faults = Faults::NONE;
     let socket = faults.pointer(ctx.arg(0), offset!(socket_sk));
     if faults.read::<u16>(socket, offset!(sock_protocol)) != IPPROTO_UDP {
-        return 0;
+        return;
     }
     let result = ctx.arg::<u64>(4) as i32;
     if result == 0 {
@@ -102,7 +138,6 @@ fn udp_connect(ctx: FExitContext) -> i32 {
         let peer = Peer::in_kernel(&mut faults, ctx.arg(1));
         report_denied(&mut faults, socket, &peer, i64::from(result));
     }
-    0
 }
 
 /// A security module refused a connect: first choice.
@@ -113,9 +148,25 @@ fn udp_connect(ctx: FExitContext) -> i32 {
 /// `int security_socket_connect(struct socket *, struct sockaddr *, int)`, with the kernel's own copy of the address.
 #[fexit(function = "security_socket_connect")]
 fn connect_denied(ctx: FExitContext) -> i32 {
+    again::note(Twice::ConnectDenied);
+    refused(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_socket_connect")]
+fn connect_denied_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::ConnectDenied) {
+        refused(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn refused(ctx: &FExitContext) {
     let result = ctx.arg::<u64>(3) as i32;
     if result >= 0 {
-        return 0;
+        return;
     }
     let mut faults = Faults::NONE;
     let socket = faults.pointer(ctx.arg(0), offset!(socket_sk));
@@ -123,7 +174,6 @@ fn connect_denied(ctx: FExitContext) -> i32 {
         let peer = Peer::in_kernel(&mut faults, ctx.arg(1));
         report_denied(&mut faults, socket, &peer, i64::from(result));
     }
-    0
 }
 
 /// True for what the host's own policy answers: a security module, a route that prohibits, a filter.
@@ -176,20 +226,32 @@ fn dialling(ctx: &BtfTracePointContext) {
 /// and two since: the return value moves with them. io_uring comes through here as well.
 #[fexit(function = "inet_csk_accept")]
 fn accept(ctx: FExitContext) -> i32 {
+    again::note(Twice::Accept);
+    accepted(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "inet_csk_accept")]
+fn accept_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Accept) {
+        accepted(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn accepted(ctx: &FExitContext) {
     // Two accesses at constant places: the verifier refuses one at a place that was computed.
     let socket = if setting!(accept_parameters) == 4 {
         distinct::<4>(ctx.arg(4))
     } else {
         distinct::<2>(ctx.arg(2))
     };
-    if socket == 0 {
-        return 0;
-    }
     let mut faults = Faults::NONE;
-    if is_tcp(&mut faults, socket) {
+    if socket != 0 && is_tcp(&mut faults, socket) {
         report(&mut faults, Kind::Accept, socket, 0);
     }
-    0
 }
 
 /// A socket is let go of: first choice.
@@ -200,13 +262,27 @@ fn accept(ctx: FExitContext) -> i32 {
 /// close or by its end. A kernel thread may do so in its stead, which the record's flags say.
 #[fentry(function = "tcp_close")]
 fn close(ctx: FEntryContext) -> i32 {
-    let socket: u64 = ctx.arg(0);
+    again::note(Twice::Close);
+    let_go(ctx.arg(0));
+    0
+}
+
+/// The same again; see [`again`].
+#[fentry(function = "tcp_close")]
+fn close_again(ctx: FEntryContext) -> i32 {
+    if again::is_left(Twice::Close) {
+        let_go(ctx.arg(0));
+    }
+    0
+}
+
+#[inline(always)]
+fn let_go(socket: u64) {
     let mut faults = Faults::NONE;
     let state = u32::from(faults.read::<u8>(socket, offset!(sock_state)));
     if state != TCP_LISTEN && state != TCP_SYN_SENT {
         closed(&mut faults, socket, state);
     }
-    0
 }
 
 /// A socket is let go of: second choice, for one whose connection is still there.

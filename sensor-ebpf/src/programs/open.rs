@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     globals::{
-        OPEN_SYSCALL_AGAIN_SCRATCH, OPEN_SYSCALL_SCRATCH, WATCHED, WATCHED_OPEN_SCRATCH,
-        bulk_setting, offset,
+        OPEN_SYSCALL_AGAIN_SCRATCH, OPEN_SYSCALL_SCRATCH, WATCHED, WATCHED_OPEN_AGAIN_SCRATCH,
+        WATCHED_OPEN_SCRATCH, bulk_setting, offset,
     },
     read::{Faults, clamp, helper, opaque, task},
 };
@@ -39,13 +39,27 @@ const FMODE_EXEC: u32 = 0x20;
 /// 5.10 or later with function trampolines; `int security_file_open(struct file *)`.
 #[fexit(function = "security_file_open")]
 fn file_open(ctx: FExitContext) -> i32 {
-    if ctx.arg::<u64>(1) as i32 != 0 {
-        return 0;
-    }
-    let mut faults = Faults::NONE;
-    let file = faults.number(ctx.arg(0));
-    opened(&mut faults, task::current(), file, &WATCHED_OPEN_SCRATCH);
+    again::note(Twice::Open);
+    let_open(&ctx, &WATCHED_OPEN_SCRATCH);
     0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_file_open")]
+fn file_open_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Open) {
+        let_open(&ctx, &WATCHED_OPEN_AGAIN_SCRATCH);
+    }
+    0
+}
+
+#[inline(always)]
+fn let_open(ctx: &FExitContext, map: &Array<PathScratch>) {
+    if ctx.arg::<u64>(1) as i32 == 0 {
+        let mut faults = Faults::NONE;
+        let file = faults.number(ctx.arg(0));
+        opened(&mut faults, task::current(), file, map);
+    }
 }
 
 /// A file was opened: second choice, where function trampolines are refused.

@@ -6,9 +6,9 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use core::mem::MaybeUninit;
-use sensor_ebpf::{Header, Kind, PtraceBody};
+use sensor_ebpf::{Header, Kind, PtraceBody, maps::Twice};
 
-use super::process::fault_flag;
+use super::{again, process::fault_flag};
 use crate::{
     emit::emit,
     globals::offset,
@@ -26,12 +26,25 @@ pub(crate) const PTRACE_SEIZE: u32 = 0x4206;
 /// Not the security check before it, which reading another's memory passes as well.
 #[fexit(function = "ptrace_attach")]
 fn ptrace_attached(ctx: FExitContext) -> i32 {
-    // The return value is the slot behind the last argument; the helper for it came after 5.10.
-    if ctx.arg::<u64>(4) as i32 != 0 {
-        return 0;
+    again::note(Twice::Ptrace);
+    attached(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "ptrace_attach")]
+fn ptrace_attached_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Ptrace) {
+        attached(&ctx);
     }
+    0
+}
+
+#[inline(always)]
+fn attached(ctx: &FExitContext) {
+    // The return value is the slot behind the last argument; the helper for it came after 5.10.
     let task = task::current();
-    if task::in_scope(task) {
+    if ctx.arg::<u64>(4) as i32 == 0 && task::in_scope(task) {
         send(
             &mut Faults::NONE,
             task,
@@ -39,7 +52,6 @@ fn ptrace_attached(ctx: FExitContext) -> i32 {
             ctx.arg::<u64>(1) as u32,
         );
     }
-    0
 }
 
 /// Reports what a ptrace call that succeeded attached to: the kernel puts it first in the caller's list.

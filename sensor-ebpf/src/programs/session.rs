@@ -6,9 +6,9 @@
 
 use aya_ebpf::{macros::fexit, programs::FExitContext};
 use core::mem::MaybeUninit;
-use sensor_ebpf::{Header, Kind, SessionBody};
+use sensor_ebpf::{Header, Kind, SessionBody, maps::Twice};
 
-use super::process::fault_flag;
+use super::{again, process::fault_flag};
 use crate::{
     emit::emit,
     globals::offset,
@@ -22,15 +22,27 @@ use crate::{
 /// 5.10 or later with function trampolines; `int ksys_setsid(void)`.
 #[fexit(function = "ksys_setsid")]
 fn session_change(ctx: FExitContext) -> i32 {
-    // The return value is the slot behind the last argument; the helper for it came after 5.10.
-    if (ctx.arg::<u64>(0) as i32) < 0 {
-        return 0;
-    }
-    let task = task::current();
-    if task::in_scope(task) {
-        own_session(&mut Faults::NONE, task);
+    again::note(Twice::Session);
+    led(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "ksys_setsid")]
+fn session_change_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Session) {
+        led(&ctx);
     }
     0
+}
+
+#[inline(always)]
+fn led(ctx: &FExitContext) {
+    // The return value is the slot behind the last argument; the helper for it came after 5.10.
+    let task = task::current();
+    if ctx.arg::<u64>(0) as i32 >= 0 && task::in_scope(task) {
+        own_session(&mut Faults::NONE, task);
+    }
 }
 
 /// A process goes to another process group: first choice.
@@ -41,14 +53,27 @@ fn session_change(ctx: FExitContext) -> i32 {
 /// refuse a setpgid. The group is a number of the caller's pid namespace.
 #[fexit(function = "security_task_setpgid")]
 fn group_change(ctx: FExitContext) -> i32 {
+    again::note(Twice::Group);
+    grouped(&ctx);
+    0
+}
+
+/// The same again; see [`again`].
+#[fexit(function = "security_task_setpgid")]
+fn group_change_again(ctx: FExitContext) -> i32 {
+    if again::is_left(Twice::Group) {
+        grouped(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn grouped(ctx: &FExitContext) {
     let target: u64 = ctx.arg(0);
     let number = ctx.arg::<u64>(1) as u32;
-    if ctx.arg::<u64>(2) as i32 != 0 {
-        return 0;
-    }
     let task = task::current();
-    if !task::in_scope(task) {
-        return 0;
+    if ctx.arg::<u64>(2) as i32 != 0 || !task::in_scope(task) {
+        return;
     }
     let mut faults = Faults::NONE;
     let (tgid, start_ns) = task::key(&mut faults, target);
@@ -60,7 +85,6 @@ fn group_change(ctx: FExitContext) -> i32 {
         0
     };
     send(&mut faults, task, (tgid, start_ns), pgid, 0);
-    0
 }
 
 /// Reports the session that a task has just begun.

@@ -6,10 +6,13 @@
 mod about;
 mod checked;
 mod gate;
+mod instances;
 mod kept;
+mod later;
 mod layout;
 mod missed;
 mod offered;
+mod order;
 mod programs;
 mod verify;
 mod widen;
@@ -37,12 +40,12 @@ use zerocopy::IntoBytes;
 use crate::config::{WatchError, watch_entry};
 use crate::fd_store::FdStore;
 use about::Stamp;
+use instances::of_sorts;
 use kept::{Adopted, Found, Kept};
+use later::{LATER_BULK_SCRATCH, LATER_SCRATCH, later_of};
 use missed::Missed;
 pub use offered::offered;
-use programs::{
-    BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH, SECOND_BULK_SCRATCH, SECOND_SCRATCH, SECONDS,
-};
+use programs::{BULK_SCRATCH, Entry, Hook, PROGRAMS, SCRATCH};
 pub use verify::{Verdict, Verified, verify};
 pub use widen::Widener;
 
@@ -251,7 +254,8 @@ fn attach_anew(
         kernel_btf,
         held: Vec::new(),
         served: [0; 2],
-        twice: support.settings.twice != 0,
+        twice: support.settings.twice,
+        runs_last_first: None,
     };
     let mut hooks = Vec::with_capacity(PROGRAMS.len());
     for &kind in Kind::ALL {
@@ -325,8 +329,10 @@ impl Kernel {
     /// Detaches every program, unless somebody else keeps them attached; what is in the ring can still be drained, and the counters still be read.
     pub fn detach(&mut self) {
         let mut programs = locked(&self.programs);
-        locked(&self.missed).end(programs.skipped());
-        for program in programs::all() {
+        let made_up = missed::made_up(&programs.ebpf).unwrap_or_default();
+        locked(&self.missed).end(programs.skipped(), &made_up);
+        // The later instances first: alone they would take everything.
+        for program in programs::all().rev() {
             give_back(&mut programs.ebpf, program.name);
         }
         programs.adopted.clear();
@@ -454,16 +460,16 @@ fn load_object(
     for scratch in SCRATCH {
         loader.map_max_entries(scratch, cpus);
     }
-    let twice = support.settings.twice != 0;
-    if twice {
+    let twice = support.settings.twice;
+    if twice != 0 {
         loader.map_max_entries("NOTES", Twice::SLOTS * Twice::NOTES);
-        for scratch in SECOND_SCRATCH {
-            loader.map_max_entries(scratch, cpus);
-        }
+    }
+    for scratch in of_sorts(LATER_SCRATCH, twice) {
+        loader.map_max_entries(scratch, cpus);
     }
     if options.kinds.has_bulk() || options.room_for_bulk {
-        let seconds = SECOND_BULK_SCRATCH.iter().filter(|_| twice);
-        for scratch in BULK_SCRATCH.iter().chain(seconds) {
+        let later = of_sorts(LATER_BULK_SCRATCH, twice);
+        for scratch in BULK_SCRATCH.iter().chain(later) {
             loader.map_max_entries(scratch, cpus);
         }
     } else {
@@ -569,8 +575,10 @@ struct Attaching<'a> {
     held: Vec<&'static str>,
     /// Kinds served so far, a bit each: by trampolines, by tracepoints.
     served: [u32; 2],
-    /// Whether programs on tracepoints get a second instance.
-    twice: bool,
+    /// Which programs get later instances; see [`Twice`].
+    twice: u32,
+    /// Whether of two programs on one function the last attached runs first, once it is known.
+    runs_last_first: Option<bool>,
 }
 
 impl Attaching<'_> {
@@ -664,31 +672,6 @@ impl Attaching<'_> {
         Ok(states)
     }
 
-    /// Attaches one program, and its second instance behind it. Without that the first is what it is on other kernels: what the
-    /// kernel skips is counted as lost.
-    fn one(&mut self, program: &'static Entry) -> Result<Result<(), String>, LoadError> {
-        let second = self.twice.then(|| second_of(program.name)).flatten();
-        let Some(second) = second else {
-            return attach(self.ebpf, program, self.btf, self.kernel_btf);
-        };
-        // Verified before the first is attached: nothing would make up meanwhile for what the kernel skips.
-        let loaded = load_named(self.ebpf, second, self.btf, self.kernel_btf)?;
-        let outcome = attach(self.ebpf, program, self.btf, self.kernel_btf)?;
-        if outcome.is_err() {
-            self.release(second.name);
-            return Ok(outcome);
-        }
-        let attached = loaded.and_then(|()| attach_loaded(self.ebpf, second));
-        match attached {
-            Ok(()) => self.held.push(second.name),
-            Err(reason) => tracing::warn!(
-                "the kernel refuses the second instance of `{}`, acts may be missed: {reason}",
-                program.name
-            ),
-        }
-        Ok(outcome)
-    }
-
     /// Unloads a program unless another kind still needs it.
     fn release(&mut self, name: &'static str) {
         if let Some(index) = self.held.iter().rposition(|held| *held == name) {
@@ -698,8 +681,8 @@ impl Attaching<'_> {
             return;
         }
         give_back(self.ebpf, name);
-        if let Some(second) = second_of(name) {
-            self.release(second.name);
+        for later in later_of(name) {
+            self.release(later.entry.name);
         }
     }
 
@@ -741,12 +724,6 @@ fn unload(program: &mut Program) {
     };
 }
 
-/// The second instance of a program that has one.
-fn second_of(name: &str) -> Option<&'static Entry> {
-    let second = SECONDS.iter().find(|second| second.first == name);
-    second.map(|second| &second.entry)
-}
-
 /// Loads one program and attaches its gate; the inner error says why the kernel would not have it.
 fn attach(
     ebpf: &mut Ebpf,
@@ -785,10 +762,15 @@ fn load_named(
 
 /// The second half of [`attach`].
 fn attach_loaded(ebpf: &mut Ebpf, program: &Entry) -> Result<(), String> {
-    let attached = match gate::of_mut(ebpf, program.name) {
-        Ok(Program::BtfTracePoint(gate)) => gate.attach().map(drop),
-        Ok(Program::FEntry(gate)) => gate.attach().map(drop),
-        Ok(Program::FExit(gate)) => gate.attach().map(drop),
+    let gate = gate::of_mut(ebpf, program.name).map_err(|error| chain(&error))?;
+    attach_one(gate)
+}
+
+fn attach_one(loaded: &mut Program) -> Result<(), String> {
+    let attached = match loaded {
+        Program::BtfTracePoint(program) => program.attach().map(drop),
+        Program::FEntry(program) => program.attach().map(drop),
+        Program::FExit(program) => program.attach().map(drop),
         _ => Err(ProgramError::UnexpectedProgramType),
     };
     attached.map_err(|error| reason(&error))

@@ -235,7 +235,7 @@ impl KindCounters {
 pub struct Counters {
     /// One entry per kind of [`Kind::ALL`].
     pub kinds: Vec<(Kind, KindCounters)>,
-    /// Runs that the kernel skipped because a program was already running on that CPU, and that no second instance of the program
+    /// Runs that the kernel skipped because a program was already running on that CPU, and that no later instance of the program
     /// made up for: records nobody could count by kind.
     pub recursion_misses: u64,
     /// The same by program.

@@ -8,6 +8,7 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::PathBuf};
 use rustix::fs::statfs;
 use sensor_ebpf::{
     ABI, Kind,
+    maps::Twice,
     settings::{
         ABSENT, ActSlots, BulkSettings, CALL_WORDS, FILE_ACTS, Member, Offsets, SCOPES_MAX,
         Settings, SocketCall, SocketCalls,
@@ -18,6 +19,7 @@ use super::{
     Options,
     btf::{Btf, BtfError},
     bulk, calls,
+    preemption::Preemption,
 };
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -265,7 +267,7 @@ fn settings(btf: &Btf, options: &Options) -> Result<Settings, SupportError> {
         acts: act_slots(btf)?,
         call_arguments: file_calls.arguments,
         file_calls: file_calls.calls,
-        twice: u32::from(lets_others_between()),
+        twice: twice(),
         reserved_network: 0,
     })
 }
@@ -424,6 +426,18 @@ pub(super) fn needs_memlock() -> bool {
 /// it is in 7.2, and not in 6.18.
 pub(super) fn lets_others_between() -> bool {
     release().is_none_or(|release| release >= (7, 0))
+}
+
+/// Which programs are there more than once; see [`Twice`].
+fn twice() -> u32 {
+    let mut sorts = 0;
+    if lets_others_between() {
+        sorts |= Twice::ON_TRACEPOINTS;
+    }
+    if Preemption::of_this_kernel().skips_on_functions() {
+        sorts |= Twice::ON_FUNCTIONS;
+    }
+    sorts
 }
 
 /// Version of the running kernel, the first two numbers, as far as it can be read.

@@ -139,6 +139,8 @@ impl Stamp {
             ("room_for_bulk", options.room_for_bulk.to_string()),
             ("own_tgid_excluded", options.own_tgid_excluded.to_string()),
             ("diagnostics", options.diagnostics.to_string()),
+            // Later instances and those that leave marks for them stay together.
+            ("preemption", settings.twice.to_string()),
         ];
         Stamp {
             object: hash.finalize().into(),

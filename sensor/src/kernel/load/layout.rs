@@ -10,7 +10,7 @@ mod plain;
 use sha2::{Digest as _, Sha256};
 
 use super::Entry;
-use super::programs::{PROGRAMS, SECONDS};
+use super::{later::LATER, programs::PROGRAMS};
 
 /// What the build says of records and maps: these words, then a hash.
 static SAID: &[u8; 82] = include_bytes!(concat!(env!("OUT_DIR"), "/layout"));
@@ -27,9 +27,9 @@ pub(super) fn of_this_build() -> [u8; 32] {
     for entry in PROGRAMS {
         hash.update(told(entry));
     }
-    for second in SECONDS {
-        let (of, entry) = (second.of as u32, told(&second.entry));
-        hash.update(format!("{of} of {}: {entry}", second.first));
+    for later in LATER {
+        let (of, entry) = (later.of as u32, told(&later.entry));
+        hash.update(format!("{of} of {}: {entry}", later.first));
     }
     hash.finalize().into()
 }

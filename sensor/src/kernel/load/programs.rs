@@ -3,7 +3,9 @@
 //! In: nothing; this is a table. Out: its rows, in the order they are attached, and the maps with one buffer per processor. A
 //! program is listed here or it is never loaded.
 
-use sensor_ebpf::{Kind, maps::Twice};
+use sensor_ebpf::Kind;
+
+use super::later::LATER;
 
 /// How a program is attached.
 #[derive(Clone, Copy)]
@@ -61,7 +63,7 @@ const fn call_end(kind: Kind) -> Entry {
     }
 }
 
-const fn entry(
+pub(super) const fn entry(
     name: &'static str,
     kind: Kind,
     hook: Hook,
@@ -394,133 +396,28 @@ pub(super) static PROGRAMS: &[Entry] = &[
     ),
 ];
 
-/// A program on a tracepoint and its second instance, which does what the kernel kept the first from.
-pub(super) struct Second {
-    pub(super) of: Twice,
-    pub(super) first: &'static str,
-    pub(super) entry: Entry,
-}
-
-const fn second(
-    of: Twice,
-    first: &'static str,
-    name: &'static str,
-    kind: Kind,
-    tracepoint: &'static str,
-) -> Second {
-    Second {
-        of,
-        first,
-        entry: entry(name, kind, Hook::Tracepoint(tracepoint), &[]),
-    }
-}
-
-/// The second instances, attached behind the first where the kernel lets other tasks run in the middle of a program; each with
-/// one of the kinds it serves.
-pub(super) static SECONDS: &[Second] = &[
-    second(
-        Twice::ProcessFork,
-        "process_fork",
-        "process_fork_again",
-        Kind::Fork,
-        "sched_process_fork",
-    ),
-    second(
-        Twice::ProcessExec,
-        "process_exec",
-        "process_exec_again",
-        Kind::Exec,
-        "sched_process_exec",
-    ),
-    second(
-        Twice::ProcessExit,
-        "process_exit",
-        "process_exit_again",
-        Kind::Exit,
-        "sched_process_exit",
-    ),
-    second(
-        Twice::ConnectByState,
-        "connect_by_state",
-        "connect_by_state_again",
-        Kind::Connect,
-        "inet_sock_set_state",
-    ),
-    second(
-        Twice::CloseByState,
-        "close_by_state",
-        "close_by_state_again",
-        Kind::Close,
-        "inet_sock_set_state",
-    ),
-    second(
-        Twice::FileCallBegin,
-        "file_call_begin",
-        "file_call_begin_again",
-        Kind::Rename,
-        "sys_enter",
-    ),
-    second(
-        Twice::FileCallEnd,
-        "file_call_end",
-        "file_call_end_again",
-        Kind::Rename,
-        "sys_exit",
-    ),
-    second(
-        Twice::FileCreate,
-        "file_create_by_syscall",
-        "file_create_by_syscall_again",
+/// Two programs on one function, in the order they are attached: they tell in which they run.
+pub(super) static ORDER: [Entry; 2] = [
+    entry(
+        "order_of_earlier",
         Kind::FileCreate,
-        "sys_exit",
+        Hook::Return("security_file_open"),
+        &[],
     ),
-    second(
-        Twice::SocketCall,
-        "socket_call",
-        "socket_call_again",
-        Kind::Accept,
-        "sys_exit",
-    ),
-    second(
-        Twice::Dns,
-        "dns_message",
-        "dns_message_again",
-        Kind::Dns,
-        "sys_exit",
-    ),
-    second(
-        Twice::ProcessCallEnter,
-        "process_call_enter",
-        "process_call_enter_again",
-        Kind::Credentials,
-        "sys_enter",
-    ),
-    second(
-        Twice::ProcessCallExit,
-        "process_call_exit",
-        "process_call_exit_again",
-        Kind::Session,
-        "sys_exit",
-    ),
-    second(
-        Twice::FileModify,
-        "file_modify_by_syscall",
-        "file_modify_by_syscall_again",
-        Kind::Modify,
-        "sys_exit",
-    ),
-    second(
-        Twice::FileOpen,
-        "file_open_by_syscall",
-        "file_open_by_syscall_again",
-        Kind::Open,
-        "sys_exit",
+    entry(
+        "order_of_later",
+        Kind::FileCreate,
+        Hook::Return("security_file_open"),
+        &[],
     ),
 ];
 
-/// All programs of the object, second instances after all others.
-pub(super) fn all() -> impl Iterator<Item = &'static Entry> {
-    PROGRAMS.iter().chain(SECONDS.iter().map(|of| &of.entry))
+/// Where they tell it, while they are asked.
+pub(super) const ORDER_MAP: &str = "ORDER";
+
+/// All programs that report something, later instances after all others.
+pub(super) fn all() -> impl DoubleEndedIterator<Item = &'static Entry> {
+    PROGRAMS.iter().chain(LATER.iter().map(|of| &of.entry))
 }
 
 /// A map that outlives a daemon: the programs of the next one go on with it.
@@ -582,16 +479,6 @@ pub(super) static SCRATCH: &[&str] = &[
     "FILE_CALL_EXIT_SCRATCH",
 ];
 
-/// The same, of second instances.
-pub(super) static SECOND_SCRATCH: &[&str] = &[
-    "EXEC_AGAIN_SCRATCH",
-    "SYS_EXIT_AGAIN_SCRATCH",
-    "DNS_AGAIN_SCRATCH",
-    "PROCESS_CALL_AGAIN_SCRATCH",
-    "FILE_CALL_ENTER_AGAIN_SCRATCH",
-    "FILE_CALL_EXIT_AGAIN_SCRATCH",
-];
-
 /// The same for kinds that come in masses: tiny unless they are wanted.
 pub(super) static BULK_SCRATCH: &[&str] = &[
     "FILE_WRITE_SCRATCH",
@@ -604,12 +491,9 @@ pub(super) static BULK_SCRATCH: &[&str] = &[
     "OPEN_SYSCALL_SCRATCH",
 ];
 
-/// The same, of second instances.
-pub(super) static SECOND_BULK_SCRATCH: &[&str] =
-    &["MODIFY_SYSCALL_AGAIN_SCRATCH", "OPEN_SYSCALL_AGAIN_SCRATCH"];
-
 #[cfg(test)]
 mod tests {
+    use super::super::later::{LATER_BULK_SCRATCH, LATER_SCRATCH, later_of};
     use super::*;
 
     /// A name behind each `static`, in the text of a source.
@@ -629,7 +513,13 @@ mod tests {
         ];
         let maps: Vec<&str> = sources.into_iter().flat_map(statics).collect();
         assert!(maps.len() > 30, "{maps:?}");
-        let scratch = [SCRATCH, SECOND_SCRATCH, BULK_SCRATCH, SECOND_BULK_SCRATCH].concat();
+        let later = [LATER_SCRATCH, LATER_BULK_SCRATCH].concat();
+        let later: Vec<&str> = later
+            .into_iter()
+            .flat_map(|(_, maps)| maps)
+            .copied()
+            .collect();
+        let scratch = [SCRATCH, BULK_SCRATCH, &later, &[ORDER_MAP]].concat();
         for map in &maps {
             let is_shared = SHARED.iter().any(|shared| shared.name == *map);
             assert!(is_shared != scratch.contains(map), "{map}");
@@ -648,6 +538,39 @@ mod tests {
             let (section, name) = (entry.hook.name(), entry.name);
             let gate = format!("\"{section}\" {name}_gate {}_GATE;", name.to_uppercase());
             assert!(lines.contains(&&*gate), "{gate}");
+        }
+    }
+
+    /// Descriptors that a manager keeps for one sort of hooks: of each program that it can be attached with the gate, where that leads
+    /// and the attachment; the shared maps, and what describes them.
+    fn kept(trampolines: bool) -> usize {
+        let has_sort = |kind| {
+            let mut of_kind = PROGRAMS.iter().filter(|entry| entry.kind == kind);
+            of_kind.any(|entry| entry.hook.is_trampoline() == trampolines)
+        };
+        let is_of_sort =
+            |entry: &&Entry| entry.hook.is_trampoline() == trampolines || !has_sort(entry.kind);
+        let mut held: Vec<&str> = Vec::new();
+        for entry in PROGRAMS.iter().filter(is_of_sort) {
+            held.push(entry.name);
+            held.extend(later_of(entry.name).map(|later| later.entry.name));
+        }
+        held.sort_unstable();
+        held.dedup();
+        3 * held.len() + SHARED.len() + 1
+    }
+
+    #[test]
+    fn a_manager_keeps_all_with_room_to_spare() {
+        let unit = include_str!("../../../../systemd/eql-sensor.service");
+        let room = unit
+            .lines()
+            .find_map(|line| line.strip_prefix("FileDescriptorStoreMax="));
+        let room: usize = room.unwrap().parse().unwrap();
+        for trampolines in [true, false] {
+            let kept = kept(trampolines);
+            // What the rest of the daemon keeps are three more.
+            assert!(kept * 2 < room, "{trampolines}: {kept} of {room}");
         }
     }
 }

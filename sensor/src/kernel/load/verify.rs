@@ -1,7 +1,7 @@
 //! What the running kernel's verifier makes of every program, needed here or not.
 //!
-//! In: [`Options`] and the embedded object. Out: one [`Verified`] per program, with the work it cost. Must never attach
-//! anything: each program is taken, asked about and given back.
+//! In: [`Options`] and the embedded object. Out: one [`Verified`] per program, with the work it cost; its gate, which costs next to
+//! none, is to be taken as well. Must never attach anything: each program is taken, asked about and given back.
 
 use std::io;
 
@@ -9,8 +9,8 @@ use aya::{Btf as KernelBtf, Ebpf, programs::ProgramError};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    Entry, Hook, LoadError, OBJECT, PROGRAMS, SECONDS, Support, load_object, load_one,
-    needs_memlock, object_error, programs, raise_memlock, reason, unload,
+    Entry, Hook, LoadError, OBJECT, Support, gate, load_object, load_one, needs_memlock,
+    object_error, programs, raise_memlock, reason, unload,
 };
 use crate::kernel::Options;
 
@@ -49,8 +49,8 @@ pub fn verify(options: &Options) -> Result<Vec<Verified>, LoadError> {
     }
     let kernel_btf = KernelBtf::from_sys_fs().map_err(|error| object_error(error.into()))?;
     let mut ebpf = load_object(options, &support, &kernel_btf)?;
-    let mut all = Vec::with_capacity(PROGRAMS.len() + SECONDS.len());
-    for entry in programs::all() {
+    let mut all = Vec::new();
+    for entry in programs::all().chain(&programs::ORDER) {
         let verdict = match entry.hook.missing(&support.btf) {
             Some(missing) => Verdict::NoHook(missing),
             None => verdict(&mut ebpf, entry, &kernel_btf)?,
@@ -75,6 +75,16 @@ fn verdict(ebpf: &mut Ebpf, entry: &Entry, btf: &KernelBtf) -> Result<Verdict, L
             Verdict::Refused(reason(&error))
         });
     }
+    if let Ok(gate) = gate::of_mut(ebpf, entry.name) {
+        let taken = load_one(gate, entry.hook, btf);
+        unload(gate);
+        if let Err(error) = taken {
+            return Ok(Verdict::Refused(format!("its gate: {}", reason(&error))));
+        }
+    }
+    let program = ebpf
+        .program_mut(entry.name)
+        .ok_or(LoadError::NotInObject(entry.name))?;
     let told = program.info().ok();
     let told = told.and_then(|info| info.verified_instruction_count());
     unload(program);

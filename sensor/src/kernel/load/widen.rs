@@ -64,7 +64,8 @@ impl Widener {
             kernel_btf: &kernel_btf,
             held: std::mem::take(&mut programs.held),
             served: programs.served,
-            twice: support.settings.twice != 0,
+            twice: support.settings.twice,
+            runs_last_first: None,
         };
         let mut outcome = Ok(());
         let mut attached = programs.options.kinds;
