@@ -48,9 +48,14 @@ type = "eql"
 query = 'process where event.action == "exec" and process.name == "nobody"'
 "#;
 
-/// Places where an installed package may leave something of its name.
-const FIND: &str = "find /etc /usr /var /run /opt -xdev -iname '*eql-sensor*' \
-                    -not -path '/var/log/journal/*' -not -path '/var/cache/man/*' -not -path '/run/systemd/*' | sort";
+/// What a package may leave: anything of its name, and anything at all where nobody else writes meanwhile. The system's own tools write
+/// logs, caches and their states, copies of the user database before a change, and its lock.
+const FIND: &str = "{ find /etc /usr /var /run /opt -xdev -iname '*eql-sensor*' \
+                    -not -path '/var/log/journal/*' -not -path '/var/cache/man/*' -not -path '/run/systemd/*'\n\
+                    find /etc /usr /opt /var /srv /home -xdev \\( \
+                    -path /var/cache -o -path /var/log/journal -o -path /var/log/apt -o -path '/var/log/dpkg.log*' \
+                    -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/lib/systemd -o -path /var/tmp \
+                    -o -path '/etc/*-' -o -path /etc/.pwd.lock \\) -prune -o -print; } | sort -u";
 
 #[derive(clap::Args)]
 pub(crate) struct Options {
