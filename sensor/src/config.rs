@@ -196,6 +196,8 @@ pub struct Outputs {
     pub alerts: Vec<Output>,
     pub format: Format,
     pub queue_alerts_max: usize,
+    /// Most bytes on disk for what the journal or a syslog daemon does not take, for each; 0 for none.
+    pub spool_bytes: usize,
     /// Size at which an alerts file is put aside, in bytes, and age; 0 is never. How many of those are kept, and whether they are
     /// compressed.
     pub rotate_bytes: usize,
@@ -258,6 +260,7 @@ impl Default for Outputs {
             alerts: vec![Output::Stdout, Output::Journald],
             format: Format::Auto,
             queue_alerts_max: 4096,
+            spool_bytes: 64 << 20,
             rotate_bytes: 256 << 20,
             rotate_age: Duration::ZERO,
             rotate_keep: 8,
@@ -660,12 +663,9 @@ impl<'t> Reader<'t> {
         if let Some(format) = self.word(table, "format", Format::value_variants()) {
             output.format = format;
         }
-        self.count(
-            table,
-            "queue_alerts_max",
-            1..=QUEUE_ALERTS_LIMIT,
-            &mut output.queue_alerts_max,
-        );
+        let queue = &mut output.queue_alerts_max;
+        self.count(table, "queue_alerts_max", 1..=QUEUE_ALERTS_LIMIT, queue);
+        self.count(table, "spool_bytes", 0..=1 << 40, &mut output.spool_bytes);
         let rotate_bytes = &mut output.rotate_bytes;
         self.count(table, "rotate_bytes", 0..=1 << 40, rotate_bytes);
         let rotate_age = &mut output.rotate_age;

@@ -271,9 +271,10 @@ fn status_text(state: &Value) -> String {
         row(
             "output",
             format!(
-                "{}: {} written, {} dropped",
+                "{}: {} written, {} of them waiting on disk, {} dropped",
                 text(output, "/output"),
                 number(output, "/written"),
+                number(output, "/waiting"),
                 number(output, "/dropped")
             ),
         );

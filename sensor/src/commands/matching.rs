@@ -21,7 +21,6 @@ use crate::control::{Ask, Desk, Tail};
 use crate::engine::{self, Engine, Match, Snapshot, Tally};
 use crate::event::{Event, Evidence, Gauge};
 use crate::output::handed::{Earlier, Handed};
-use crate::output::receipts::Receipts;
 use crate::output::{Outputs, lifecycle};
 use crate::pipeline::{self, Consumer, Orders, Remembered, Status, Summary};
 use crate::reload::{Listed, Roster, Set, Swapped};
@@ -142,9 +141,9 @@ impl Matching {
     }
 
     /// Notes alerts and how far outputs are where it outlives this process. What an earlier run had told is not told again.
-    pub(super) fn follow(&mut self, handed: Handed, earlier: Earlier, receipts: Option<Receipts>) {
+    pub(super) fn follow(&mut self, handed: Handed, earlier: Earlier) {
         let handed = Arc::new(handed);
-        self.outputs.follow(&handed, &earlier, receipts);
+        self.outputs.follow(&handed, &earlier);
         self.handed = Some(handed);
         self.alerts.go_on_from(earlier.last);
         self.again = earlier.numbers;

@@ -468,6 +468,7 @@ fn told_of(exception: &str, on_trial: bool, creations: usize) -> Vec<String> {
         suppress: Some(Duration::from_secs(3600)),
         // What is done about a rule's alerts is told wherever they are.
         severity_min: output::Thresholds::NONE,
+        spool: None,
     };
     let outputs = Outputs::open(&[Output::File(path.clone())], &options).unwrap();
     let doors = outputs.doors();

@@ -227,8 +227,8 @@ pub(crate) fn gate_and_problems(
     Gate::new(tuning, rules, table, now_ns)
 }
 
-/// How the settings want outputs to be.
-fn output_options(config: &Config) -> output::Options {
+/// How the settings want outputs to be, with a folder for what they do not take.
+fn output_options(config: &Config, folder: Option<PathBuf>) -> output::Options {
     let of = |least| match least {
         SeverityMin::Low => rule::Severity::Low,
         SeverityMin::Medium => rule::Severity::Medium,
@@ -236,6 +236,7 @@ fn output_options(config: &Config) -> output::Options {
         SeverityMin::Critical => rule::Severity::Critical,
     };
     let to = &config.output;
+    let bytes_max = u64::try_from(to.spool_bytes).unwrap_or_default();
     output::Options {
         format: to.format,
         queue_max: to.queue_alerts_max,
@@ -252,6 +253,9 @@ fn output_options(config: &Config) -> output::Options {
             file: of(to.file_severity_min),
             syslog: of(to.syslog_severity_min),
         },
+        spool: folder
+            .filter(|_| bytes_max > 0)
+            .map(|folder| output::Spooling { folder, bytes_max }),
     }
 }
 

@@ -99,10 +99,11 @@ fn outputs(args: &ReplayArgs, config: &Config) -> Result<Option<Outputs>, Failur
     }
     let options = output::Options {
         format: args.format,
-        ..output_options(config)
+        ..output_options(config, None)
     };
-    let opened = Outputs::open(&args.outputs, &options);
-    opened.map(Some).or_exit(Exit::Configuration)
+    let opened = Outputs::open(&args.outputs, &options).or_exit(Exit::Configuration)?;
+    opened.note_receipts(None);
+    Ok(Some(opened))
 }
 
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Failure> {

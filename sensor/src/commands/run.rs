@@ -54,8 +54,8 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
     // Before the kernel is touched: a mistyped path or a second daemon should not cost a start.
     let server = bind(&config.control)?;
     let to = &config.output;
-    let outputs =
-        Outputs::open(&to.alerts, &output_options(&config)).or_exit(Exit::Configuration)?;
+    let options = output_options(&config, pipeline::state_directory());
+    let outputs = Outputs::open(&to.alerts, &options).or_exit(Exit::Configuration)?;
     let (bell, desk) = Desk::new();
     let roster = Arc::clone(&set.roster);
     let rules: Vec<_> = roster.iter().cloned().collect();
@@ -77,7 +77,7 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
         let saved = store.as_ref().and_then(|store| store.load(&host));
         let (recalled, remembered) = saved.map(parts).unzip();
         let mut descriptors = FdStore::of_this_service(inherited).filter(|_| store.is_some());
-        let followed = descriptors.as_mut().and_then(|descriptors| {
+        let followed = descriptors.as_mut().map_or((None, None), |descriptors| {
             let behind = remembered.as_ref().map(|kept: &matching::Kept| kept.alerts);
             followed(descriptors, behind)
         });
@@ -108,6 +108,8 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
         let tell = Box::new(move |deed: &Arc<Deed>| doors.tell(deed));
         let mut responder = Responder::new(guard, Arc::clone(&host), tell);
         responder.set(response);
+        let (told, receipts) = followed;
+        outputs.note_receipts(receipts);
         let mut matching = Matching::new(set, outputs, desk, Arc::clone(&pulse));
         matching.respond_by(responder);
         matching.baselines = baselines;
@@ -118,13 +120,8 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
             let stores = (store, trials);
             matching.keep_in(stores, covered, Arc::clone(&host.boot_id), remembered);
         }
-        if let Some(Followed {
-            handed,
-            earlier,
-            receipts,
-        }) = followed
-        {
-            matching.follow(handed, earlier, receipts);
+        if let Some((handed, earlier)) = told {
+            matching.follow(handed, earlier);
         }
         serve(server.as_ref(), &config.control, bell, &reloader)?;
         log_verdicts(&roster, &pipeline.sight());
@@ -138,14 +135,11 @@ pub fn run(args: &RunArgs, inherited: Inherited) -> Result<Exit, Failure> {
     })
 }
 
-/// Where it is noted which alerts are told, and what an earlier run noted of those behind the last one its state covers.
-struct Followed {
-    handed: Handed,
-    earlier: Earlier,
-    receipts: Option<Receipts>,
-}
+/// What is noted of alerts that are told: what they are and how far outputs are, with what an earlier run noted of those behind the
+/// last one its state covers; and what the journal took.
+type Noted = (Option<(Handed, Earlier)>, Option<Receipts>);
 
-fn followed(descriptors: &mut FdStore, behind: Option<u64>) -> Option<Followed> {
+fn followed(descriptors: &mut FdStore, behind: Option<u64>) -> Noted {
     let resumed = behind.map_or(Ok(None), |behind| Handed::resume(descriptors, behind));
     let noted = match resumed {
         Ok(Some(noted)) => Ok(noted),
@@ -153,14 +147,11 @@ fn followed(descriptors: &mut FdStore, behind: Option<u64>) -> Option<Followed> 
         Err(error) => Err(error),
     };
     let say = |error: &io::Error| tracing::error!("alerts may be told twice after a kill: {error}");
-    let (handed, earlier) = noted.inspect_err(say).ok()?;
+    let noted = noted.inspect_err(say).ok();
+    let taken = noted.as_ref().and_then(|(_, earlier)| earlier.taken);
     // What the last ones said is noted.
-    let receipts = Receipts::begin(descriptors).inspect_err(say).ok();
-    Some(Followed {
-        handed,
-        earlier,
-        receipts,
-    })
+    let receipts = Receipts::begin(descriptors, taken).inspect_err(say).ok();
+    (noted, receipts)
 }
 
 /// What an earlier run left: for the stages before the engine, and for it.

@@ -131,6 +131,15 @@ fn whole(state: &State, out: &mut String) {
             outputs.sample(&[("output", &output), ("outcome", what)], value);
         }
     }
+    let mut waiting = Family::new(
+        out,
+        "output_alerts_waiting",
+        "gauge",
+        "Alerts written to disk for an output that does not take them at present.",
+    );
+    for (output, count) in &state.outputs {
+        waiting.sample(&[("output", &output.to_string())], count.waiting);
+    }
 }
 
 fn response(state: &State, out: &mut String) {

@@ -136,6 +136,7 @@ impl State {
             json!({
                 "output": output.to_string(),
                 "written": count.written,
+                "waiting": count.waiting,
                 "dropped": count.dropped,
             })
         });

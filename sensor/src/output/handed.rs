@@ -43,6 +43,8 @@ pub struct Earlier {
     /// The last of them.
     pub last: u64,
     lanes: HashMap<u64, (u64, u64)>,
+    /// The last that the journal gave a receipt for.
+    pub taken: Option<u64>,
 }
 
 /// How far one output is.
@@ -80,7 +82,7 @@ impl Handed {
         let Some(file) = store.take(NAME) else {
             return Ok(None);
         };
-        Handed::reopen(file, behind, Receipts::left(store)).map(Some)
+        Handed::reopen(file, behind, Receipts::left_in(store)).map(Some)
     }
 
     /// `taken` is the last alert that the journal gave a receipt for.
@@ -98,6 +100,7 @@ impl Handed {
         let (lanes, alerts) = bytes.split_at(split);
         let mut earlier = Earlier {
             last: behind,
+            taken,
             ..Earlier::default()
         };
         let handed = Handed { file };
@@ -177,7 +180,8 @@ impl Mark {
     }
 }
 
-fn hash(output: &Output) -> u64 {
+/// Tells outputs apart.
+pub(super) fn hash(output: &Output) -> u64 {
     let hash = Sha256::digest(output.to_string());
     hash.first_chunk::<8>()
         .map_or(0, |first| u64::from_le_bytes(*first))

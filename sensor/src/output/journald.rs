@@ -1,8 +1,7 @@
 //! Alerts as native journal entries.
 //!
-//! In: alerts. Out: datagrams of the journal's native protocol. Sending waits for the journal rather than lose an entry; when
-//! the journal is away the alert at hand is kept and tried again, and the queue before this output is what overflows, counted.
-//! A journal that was killed has lost what it had taken and not yet written: the last entries before are sent again, marked.
+//! In: alerts. Out: datagrams of the journal's native protocol. A send waits for the journal to have room, for a moment; what it does
+//! not take then waits outside. A journal that was killed has lost what it had taken and not yet written: the last entries before are sent again, marked.
 //! It never passes a control character in `MESSAGE`, nor a priority that is broadcast to terminals.
 
 use std::collections::VecDeque;
@@ -12,7 +11,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +20,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sha2::{Digest as _, Sha256};
 
 use super::receipts::Receipts;
-use super::{Sink, deed, json};
+use super::waiting::{Remote, is_away, is_full};
+use super::{deed, json};
 use crate::alert::Alert;
 use crate::response::Deed;
 use crate::rule::Severity;
@@ -36,9 +35,6 @@ pub const IDENTIFIER: &str = "eql-sensor";
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 /// How long one send may wait before the end of the sensor is looked for.
 const SEND_WAIT: Duration = Duration::from_millis(200);
-/// First and longest pause before an absent journal is tried again.
-const PAUSE_FIRST: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A link the service manager makes anew with each start of the journal: it names the invocation.
 const INVOCATION: &str = "/run/systemd/units/invocation:systemd-journald.service";
 /// Entries kept for a journal that is killed: what it had in its hand is behind all that its socket queues. The service manager
@@ -64,14 +60,13 @@ pub struct Journald {
     /// As [`INVOCATION`], for a journal that has one.
     link: Option<PathBuf>,
     socket: Option<UnixDatagram>,
-    /// Where it is noted that an alert was taken, as soon as there is a place.
-    receipts: Arc<OnceLock<Receipts>>,
-    entry: Vec<u8>,
-    /// The alert at hand.
-    sequence: Option<u64>,
+    /// Where it is noted that an alert was taken, as soon as it is known whether there is a place.
+    receipts: Arc<OnceLock<Option<Receipts>>>,
     /// Which start of the journal took the last entry, where that can be told.
     invocation: Option<(OsString, SystemTime)>,
     recent: Recent,
+    /// What it may never have written, to be sent again.
+    owed: VecDeque<Vec<u8>>,
 }
 
 /// What the journal took last, and when; nothing that would not be sent again.
@@ -122,7 +117,7 @@ impl Recent {
 impl Journald {
     /// The journal of this system.
     #[must_use]
-    pub fn system(receipts: Arc<OnceLock<Receipts>>) -> Journald {
+    pub fn system(receipts: Arc<OnceLock<Option<Receipts>>>) -> Journald {
         Journald {
             link: Some(INVOCATION.into()),
             receipts,
@@ -138,17 +133,17 @@ impl Journald {
             link: None,
             socket: None,
             receipts: Arc::default(),
-            entry: Vec::new(),
-            sequence: None,
             invocation: None,
             recent: Recent::default(),
+            owed: VecDeque::new(),
         }
     }
 
-    /// One attempt to hand over the entry.
-    fn send(&mut self) -> io::Result<()> {
-        if let (Some(receipts), Some(sequence)) = (self.receipts.get(), self.sequence) {
-            return send_whole(&self.entry, |parts, control| {
+    /// One attempt to hand over an entry.
+    fn send(&mut self, sequence: Option<u64>, entry: &[u8]) -> io::Result<()> {
+        let receipts = self.receipts.get().and_then(Option::as_ref);
+        if let (Some(receipts), Some(sequence)) = (receipts, sequence) {
+            return send_whole(entry, |parts, control| {
                 receipts.send(&self.path, parts, control, sequence)
             });
         }
@@ -156,7 +151,7 @@ impl Journald {
             Some(socket) => socket,
             None => connect(&self.path)?,
         };
-        let sent = send_whole(&self.entry, |parts, control| {
+        let sent = send_whole(entry, |parts, control| {
             rustix::net::sendmsg(&socket, parts, control, SendFlags::NOSIGNAL)?;
             Ok(())
         });
@@ -169,87 +164,81 @@ impl Journald {
 }
 
 impl Journald {
-    /// Sends the last entries again when the journal has been started anew since: only it knows whether it wrote them.
-    fn make_good(&mut self, give_up: &AtomicBool) -> io::Result<()> {
+    /// Owes the last entries again when the journal has been started anew since: only it knows whether it wrote them.
+    fn look_for_a_new_start(&mut self) {
         // The service manager takes the link away between two starts: what was known of the first is needed then.
         let Some(found) = self.link.as_deref().and_then(invocation) else {
-            return Ok(());
+            return;
         };
         if self.invocation.as_ref() == Some(&found) {
             self.recent.away = None;
-            return Ok(());
+            return;
         }
         if self.invocation.is_some() {
-            // They have their receipts.
-            self.sequence = None;
-            for entry in self.recent.take(found.1) {
-                self.entry = entry;
-                self.entry.extend_from_slice(RESENT);
-                self.deliver(give_up)?;
-            }
+            self.owed.extend(self.recent.take(found.1));
         }
         self.invocation = Some(found);
-        Ok(())
     }
 
-    /// Hands over the entry, and keeps it in case the journal is killed.
-    fn deliver_and_keep(&mut self, give_up: &AtomicBool) -> io::Result<()> {
-        self.deliver(give_up)?;
-        if self.recent.away.is_some() {
-            // Not with the next alert only: there may be none for long.
-            let entry = std::mem::take(&mut self.entry);
-            self.make_good(give_up)?;
-            self.entry = entry;
+    fn send_noting(&mut self, sequence: Option<u64>, entry: &[u8]) -> io::Result<()> {
+        let sent = self.send(sequence, entry);
+        if sent.as_ref().is_err_and(is_away) && self.link.is_some() {
+            self.recent.away.get_or_insert_with(SystemTime::now);
         }
-        self.recent.push(SystemTime::now(), &self.entry);
-        Ok(())
-    }
-
-    /// Hands over the entry, however long the journal is away.
-    fn deliver(&mut self, give_up: &AtomicBool) -> io::Result<()> {
-        let mut pause = PAUSE_FIRST;
-        let mut told = false;
-        loop {
-            let Err(error) = self.send() else {
-                if told {
-                    tracing::info!("the journal takes alerts again");
-                }
-                return Ok(());
-            };
-            if is_away(&error) && self.link.is_some() {
-                self.recent.away.get_or_insert_with(SystemTime::now);
-            }
-            let worth_waiting = is_full(&error) || is_away(&error);
-            if !worth_waiting || give_up.load(Ordering::Relaxed) {
-                return Err(error);
-            }
-            if !told {
-                tracing::warn!("the journal takes no alerts, trying again: {error}");
-                told = true;
-            }
-            if is_away(&error) {
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-        }
+        sent
     }
 }
 
-impl Sink for Journald {
-    fn write(&mut self, alert: &Alert, give_up: &AtomicBool) -> io::Result<()> {
-        self.make_good(give_up)?;
-        self.entry.clear();
-        write_entry(alert, &mut self.entry);
-        self.sequence = Some(alert.sequence);
-        self.deliver_and_keep(give_up)
+impl Remote for Journald {
+    fn name(&self) -> String {
+        "the journal".to_owned()
     }
 
-    fn tell(&mut self, deed: &Deed, give_up: &AtomicBool) -> io::Result<()> {
-        self.make_good(give_up)?;
-        self.entry.clear();
-        deed::write_entry(deed, &mut self.entry);
-        self.sequence = None;
-        self.deliver_and_keep(give_up)
+    fn spell(&self, alert: &Alert, entry: &mut Vec<u8>) {
+        write_entry(alert, entry);
+    }
+
+    fn spell_deed(&self, deed: &Deed, entry: &mut Vec<u8>) {
+        deed::write_entry(deed, entry);
+    }
+
+    fn attempt(&mut self, sequence: Option<u64>, entry: &[u8]) -> io::Result<()> {
+        self.pay()?;
+        let left = self.receipts.get().and_then(Option::as_ref);
+        if sequence.is_some() && left.and_then(Receipts::left) == sequence {
+            // Its receipt was the last thing that an earlier run lived to see.
+            return Ok(());
+        }
+        self.send_noting(sequence, entry)?;
+        if self.recent.away.is_some() {
+            // Not with the next alert only: there may be none for long.
+            self.look_for_a_new_start();
+        }
+        self.recent.push(SystemTime::now(), entry);
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.receipts.get().is_some()
+    }
+
+    fn owes(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    fn pay(&mut self) -> io::Result<()> {
+        self.look_for_a_new_start();
+        while let Some(mut entry) = self.owed.pop_front() {
+            let length = entry.len();
+            entry.extend_from_slice(RESENT);
+            // They have their receipts.
+            if let Err(error) = self.send_noting(None, &entry) {
+                entry.truncate(length);
+                self.owed.push_front(entry);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -277,25 +266,6 @@ pub(super) fn prepare(socket: &UnixDatagram) -> io::Result<()> {
 fn is_too_large(error: &io::Error) -> bool {
     let errno = error.raw_os_error();
     errno == Some(Errno::MSGSIZE.raw_os_error()) || errno == Some(Errno::NOBUFS.raw_os_error())
-}
-
-/// The wait for room ended, or was interrupted.
-fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
-}
-
-/// Nobody listens at the moment.
-fn is_away(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::NotFound
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::NotConnected
-    )
 }
 
 /// Sends an entry: as one datagram, or as a memory file where it is too large for that.
@@ -416,9 +386,12 @@ pub fn message_id(rule_id: &str) -> String {
 mod tests {
     use std::io::{IoSliceMut, Read as _, Seek as _};
     use std::os::fd::OwnedFd;
+    use std::sync::atomic::AtomicBool;
 
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+    use super::super::Sink as _;
+    use super::super::waiting::Waiting;
     use super::*;
     use crate::alert::sample;
 
@@ -451,11 +424,16 @@ mod tests {
         std::str::from_utf8(value).unwrap()
     }
 
-    fn journal() -> (tempfile::TempDir, UnixDatagram, Journald) {
+    /// Without a place to wait in.
+    fn output(journald: Journald) -> Waiting<Journald> {
+        Waiting::new(journald, None, Arc::default())
+    }
+
+    fn journal() -> (tempfile::TempDir, UnixDatagram, Waiting<Journald>) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let journal = UnixDatagram::bind(&path).unwrap();
-        let writer = Journald::at(&path);
+        let writer = output(Journald::at(&path));
         (directory, journal, writer)
     }
 
@@ -602,7 +580,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         drop(UnixDatagram::bind(&path).unwrap());
-        let mut writer = Journald::at(&path);
+        let mut writer = output(Journald::at(&path));
         let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
         let refused = writer.write(&alert, &AtomicBool::new(true)).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
@@ -625,10 +603,10 @@ mod tests {
             directory.path().join("socket"),
             directory.path().join("link"),
         );
-        let mut writer = Journald {
+        let mut writer = output(Journald {
             link: Some(link.clone()),
             ..Journald::at(&path)
-        };
+        });
         let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
         let started = |name: &str| std::os::unix::fs::symlink(name, &link).unwrap();
         started("first");
@@ -641,9 +619,9 @@ mod tests {
         writer.write(&alert, &ending).unwrap_err();
         // A minute later its socket is there first, then the journal.
         let minute = Duration::from_secs(60);
-        let away = writer.recent.away.as_mut().unwrap();
+        let away = writer.remote.recent.away.as_mut().unwrap();
         *away -= minute;
-        let entries = writer.recent.entries.iter_mut();
+        let entries = writer.remote.recent.entries.iter_mut();
         entries.for_each(|(sent, _)| *sent -= minute);
         let journal = UnixDatagram::bind(&path).unwrap();
         journal.set_nonblocking(true).unwrap();
@@ -671,10 +649,10 @@ mod tests {
         );
         let journal = UnixDatagram::bind(&path).unwrap();
         journal.set_nonblocking(true).unwrap();
-        let mut writer = Journald {
+        let mut writer = output(Journald {
             link: Some(link.clone()),
             ..Journald::at(&path)
-        };
+        });
         let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
         let mut sent = || {
             writer.write(&alert, &NOT_ENDING).unwrap();

@@ -67,7 +67,8 @@ pub const MOMENTS: &[Moment] = &[
         target: DROPPED,
         message_id: "a0f3a24b0e5d4a6f9a3b6f0c1d6f7a06",
         subject: "An output has dropped alerts",
-        explanation: "More alerts came than this output takes, or it failed for longer than the queue lasts (output.queue_alerts_max).\n\
+        explanation: "More alerts came than this output takes, or it failed for longer than queue and spool last (output.queue_alerts_max,\n\
+                      output.spool_bytes).\n\
                       Alerts are numbered: what one output lacks can be found in another.",
     },
     Moment {

@@ -15,11 +15,14 @@ pub mod json;
 pub mod lifecycle;
 pub mod receipts;
 pub mod report;
+pub mod spool;
 pub mod stdout;
 mod suppress;
 pub mod syslog;
+pub mod waiting;
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -34,7 +37,9 @@ use crate::rule::Severity;
 use file::Rotation;
 use handed::{Earlier, Handed, Mark};
 use receipts::Receipts;
+use spool::Spool;
 use suppress::Suppressor;
+use waiting::Waiting;
 
 /// How often held alerts are looked at for summaries that are due.
 const SUMMARIES_EVERY: Duration = Duration::from_secs(1);
@@ -52,6 +57,35 @@ pub struct Options {
     pub suppress: Option<Duration>,
     /// Least severity for each sort of output.
     pub severity_min: Thresholds,
+    /// Where what an output does not take waits for it.
+    pub spool: Option<Spooling>,
+}
+
+/// Files of what outputs do not take.
+#[derive(Clone, Debug)]
+pub struct Spooling {
+    pub folder: PathBuf,
+    /// Most of each.
+    pub bytes_max: u64,
+}
+
+impl Spooling {
+    /// Without one there is less room, which is no reason not to start.
+    fn open(&self, output: &Output) -> Option<Spool> {
+        let path = self
+            .folder
+            .join(format!("spool-{:016x}", handed::hash(output)));
+        match Spool::open(&path, self.bytes_max) {
+            Ok(spool) => Some(spool),
+            Err(error) => {
+                tracing::error!(
+                    "what output `{output}` does not take can not wait in `{}`: {error}",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
 }
 
 /// Alerts below these do not go to outputs of that sort.
@@ -112,6 +146,14 @@ pub trait Sink: Send {
     fn settle(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    /// When [`Sink::go_on`] is to be called if nothing comes. `None` when it need not be.
+    fn wait(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Goes on with what is held.
+    fn go_on(&mut self, _give_up: &AtomicBool) {}
 }
 
 /// What waits for an output.
@@ -124,6 +166,8 @@ enum Entry {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     pub written: u64,
+    /// Of these, those that wait on disk for the output to come back.
+    pub waiting: u64,
     /// The queue was full, or the output failed.
     pub dropped: u64,
     /// Less severe than this output is for.
@@ -151,6 +195,7 @@ impl Progress {
 struct Shared {
     sent: AtomicU64,
     written: AtomicU64,
+    waiting: Arc<AtomicU64>,
     dropped: AtomicU64,
     below: AtomicU64,
     give_up: AtomicBool,
@@ -172,6 +217,8 @@ struct Lane {
     queue: Option<SyncSender<Entry>>,
     thread: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
+    /// The last alert that an earlier run left waiting.
+    left_waiting: Option<u64>,
 }
 
 /// Alerts handed over and not written at one moment.
@@ -203,7 +250,7 @@ impl UnderWay {
 pub struct Outputs {
     lanes: Vec<Lane>,
     /// For the journal, which has a thread of its own.
-    receipts: Arc<OnceLock<Receipts>>,
+    receipts: Arc<OnceLock<Option<Receipts>>>,
     held: Option<Held>,
 }
 
@@ -315,23 +362,35 @@ impl Outputs {
                 output: output.clone(),
                 source,
             };
+            let waiting = Arc::new(AtomicU64::new(0));
+            let spool = || options.spool.as_ref().and_then(|spool| spool.open(output));
+            let mut left_waiting = None;
             let sink: Box<dyn Sink> = match output {
                 Output::None => continue,
                 Output::Stdout => Box::new(stdout::Stdout::new(options.format)),
                 Output::File(path) => {
                     Box::new(file::File::open(path, options.rotation).map_err(failed)?)
                 }
-                Output::Syslog(path) => Box::new(syslog::Syslog::at(path)),
+                Output::Syslog(path) => {
+                    let spool = spool();
+                    left_waiting = spool.as_ref().and_then(Spool::last);
+                    let syslog = syslog::Syslog::at(path);
+                    Box::new(Waiting::new(syslog, spool, Arc::clone(&waiting)))
+                }
                 Output::Journald if !journald::is_there() => {
                     no_journal = true;
                     continue;
                 }
                 Output::Journald => {
-                    Box::new(journald::Journald::system(Arc::clone(&outputs.receipts)))
+                    let spool = spool();
+                    left_waiting = spool.as_ref().and_then(Spool::last);
+                    let journald = journald::Journald::system(Arc::clone(&outputs.receipts));
+                    Box::new(Waiting::new(journald, spool, Arc::clone(&waiting)))
                 }
             };
-            let lane = Lane::start(output.clone(), sink, options.queue_max);
+            let lane = Lane::start(output.clone(), sink, options.queue_max, waiting);
             let mut lane = lane.map_err(failed)?;
+            lane.left_waiting = left_waiting;
             lane.severity_min = options.severity_min.of(output);
             outputs.lanes.push(lane);
         }
@@ -362,22 +421,26 @@ impl Outputs {
     /// # Errors
     /// No thread can be started.
     pub fn add(&mut self, output: Output, sink: Box<dyn Sink>, queue_max: usize) -> io::Result<()> {
-        self.lanes.push(Lane::start(output, sink, queue_max)?);
+        self.lanes
+            .push(Lane::start(output, sink, queue_max, Arc::default())?);
         Ok(())
     }
 
+    /// Lets the journal's output send what an earlier run left, and note what is taken from now on if there is a place for it.
+    pub fn note_receipts(&self, receipts: Option<Receipts>) {
+        // Only ever set here.
+        let _ = self.receipts.set(receipts);
+    }
+
     /// Notes from now on how far each output is. What one had already before a kill it does not get again.
-    pub fn follow(&mut self, handed: &Arc<Handed>, earlier: &Earlier, receipts: Option<Receipts>) {
-        if let Some(receipts) = receipts {
-            // Only ever set here.
-            let _ = self.receipts.set(receipts);
-        }
+    pub fn follow(&mut self, handed: &Arc<Handed>, earlier: &Earlier) {
         for (index, lane) in self.lanes.iter().enumerate() {
             let (begun, mut done) = earlier.of(&lane.output).unwrap_or_default();
-            if begun > done
-                && let Output::File(path) = &lane.output
-                && file::last_sequence(path) == Some(begun)
-            {
+            let in_place = match &lane.output {
+                Output::File(path) => file::last_sequence(path),
+                _ => lane.left_waiting,
+            };
+            if begun > done && in_place == Some(begun) {
                 done = begun;
             }
             lane.shared.before.store(done, Ordering::Relaxed);
@@ -437,15 +500,16 @@ impl Outputs {
         self.lanes.iter().map(|lane| (&lane.output, lane.count()))
     }
 
-    /// One for each output that writes on this host by itself: a stuck one is a fault of ours or of the disk. The journal is
-    /// waited for, however long it is away.
+    /// One for each output that writes on this host by itself: a stuck one is a fault of ours or of the disk. The journal and a syslog
+    /// daemon are waited for, however long they are away.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
         let of = |lane: &Lane| Progress {
             output: lane.output.clone(),
             shared: Arc::clone(&lane.shared),
         };
-        let local = |lane: &&Lane| lane.output != Output::Journald;
+        let is_remote = |output: &Output| matches!(output, Output::Journald | Output::Syslog(_));
+        let local = |lane: &&Lane| !is_remote(&lane.output);
         self.lanes.iter().filter(local).map(of).collect()
     }
 
@@ -470,9 +534,17 @@ impl Outputs {
 }
 
 impl Lane {
-    fn start(output: Output, sink: Box<dyn Sink>, queue_max: usize) -> io::Result<Lane> {
+    fn start(
+        output: Output,
+        sink: Box<dyn Sink>,
+        queue_max: usize,
+        waiting: Arc<AtomicU64>,
+    ) -> io::Result<Lane> {
         let (queue, entries) = sync_channel(queue_max);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            waiting,
+            ..Shared::default()
+        });
         let thread = std::thread::Builder::new()
             .name(format!("output {output}").chars().take(15).collect())
             .spawn({
@@ -485,6 +557,7 @@ impl Lane {
             queue: Some(queue),
             thread: Some(thread),
             shared,
+            left_waiting: None,
         })
     }
 
@@ -532,6 +605,7 @@ impl Lane {
     fn count(&self) -> Count {
         Count {
             written: self.shared.written.load(Ordering::Relaxed),
+            waiting: self.shared.waiting.load(Ordering::Relaxed),
             dropped: self.shared.dropped.load(Ordering::Relaxed),
             below: self.shared.below.load(Ordering::Relaxed),
         }
@@ -570,9 +644,9 @@ fn serve(output: &Output, mut sink: Box<dyn Sink>, entries: &Receiver<Entry>, sh
                 if let Err(error) = sink.settle() {
                     tracing::error!("output `{output}` may lose what was written: {error}");
                 }
-                match entries.recv() {
-                    Ok(entry) => entry,
-                    Err(_) => break,
+                match next(entries, &mut *sink, shared) {
+                    Some(entry) => entry,
+                    None => break,
                 }
             }
             Err(TryRecvError::Disconnected) => break,
@@ -608,6 +682,20 @@ fn serve(output: &Output, mut sink: Box<dyn Sink>, entries: &Receiver<Entry>, sh
     }
     if let Err(error) = sink.settle() {
         tracing::error!("output `{output}` may lose what was written: {error}");
+    }
+}
+
+/// The next entry. Until it comes, the sink goes on with what it holds.
+fn next(entries: &Receiver<Entry>, sink: &mut dyn Sink, shared: &Shared) -> Option<Entry> {
+    loop {
+        let Some(wait) = sink.wait() else {
+            return entries.recv().ok();
+        };
+        match entries.recv_timeout(wait) {
+            Ok(entry) => return Some(entry),
+            Err(RecvTimeoutError::Timeout) => sink.go_on(&shared.give_up),
+            Err(RecvTimeoutError::Disconnected) => return None,
+        }
     }
 }
 
@@ -682,6 +770,7 @@ mod tests {
         let counts = outputs.close(Duration::from_secs(60));
         let expected = Count {
             written: 3,
+            waiting: 0,
             dropped: 3,
             below: 0,
         };
@@ -709,6 +798,7 @@ mod tests {
                 file: Severity::Medium,
                 ..Thresholds::NONE
             },
+            spool: None,
         };
         let file = Output::File(path.clone());
         let outputs = Outputs::open(std::slice::from_ref(&file), &options).unwrap();
@@ -719,6 +809,7 @@ mod tests {
         let counts = outputs.close(Duration::from_secs(60));
         let expected = Count {
             written: 2,
+            waiting: 0,
             dropped: 0,
             below: 1,
         };
@@ -745,6 +836,7 @@ mod tests {
             counts[0].1,
             Count {
                 written: 0,
+                waiting: 0,
                 dropped: 4,
                 below: 0,
             }

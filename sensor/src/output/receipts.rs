@@ -27,16 +27,20 @@ const LEN: usize = size_of::<u64>();
 pub struct Receipts {
     socket: UnixDatagram,
     other_end: UnixDatagram,
+    left: Option<u64>,
 }
 
 impl Receipts {
-    /// Of this run from now on; what an earlier one left is given up.
+    /// Of this run from now on. What an earlier one left is given up, and known until the end of this one.
     ///
     /// # Errors
     /// There is no socket, or nobody to keep it.
-    pub fn begin(store: &mut FdStore) -> io::Result<Receipts> {
+    pub fn begin(store: &mut FdStore, left: Option<u64>) -> io::Result<Receipts> {
         store.remove(NAME)?;
-        let receipts = Receipts::new()?;
+        let receipts = Receipts {
+            left,
+            ..Receipts::new()?
+        };
         store.put(NAME, receipts.other_end.as_fd())?;
         Ok(receipts)
     }
@@ -44,13 +48,23 @@ impl Receipts {
     fn new() -> io::Result<Receipts> {
         let (socket, other_end) = UnixDatagram::pair()?;
         journald::prepare(&socket)?;
-        Ok(Receipts { socket, other_end })
+        Ok(Receipts {
+            socket,
+            other_end,
+            left: None,
+        })
     }
 
     /// The alert that the journal took last from an earlier run. It stays there.
     #[must_use]
-    pub fn left(store: &mut FdStore) -> Option<u64> {
+    pub fn left_in(store: &mut FdStore) -> Option<u64> {
         number_in(&store.take(NAME)?)
+    }
+
+    /// The same, as of the begin.
+    #[must_use]
+    pub fn left(&self) -> Option<u64> {
+        self.left
     }
 
     /// Sends a message to a journal's socket, and with it the number.
@@ -163,6 +177,7 @@ mod tests {
         let receipts = Receipts {
             socket: own(&io::stdin()).into(),
             other_end: own(&io::stderr()).into(),
+            left: None,
         };
         let begun = File::from(own(&io::stdout()));
         for sequence in 1_u64.. {

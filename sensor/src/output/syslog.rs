@@ -1,16 +1,16 @@
 //! Alerts to a syslog daemon on this host, as RFC 5424 has it.
 //!
-//! In: alerts. Out: one datagram each, to a unix socket. It passes no control character and never waits longer than for room in
-//! the socket: a daemon that is away costs the alert, which is counted.
+//! In: alerts. Out: one datagram each, to a unix socket. It passes no control character and waits for room in the socket, for a moment;
+//! what is not taken then waits outside.
 
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use super::journald::{IDENTIFIER, connect};
-use super::{Sink, deed, json};
+use super::waiting::{Remote, is_full};
+use super::{deed, json};
 use crate::alert::Alert;
 use crate::response::Deed;
 use crate::rule::Severity;
@@ -45,21 +45,27 @@ impl Syslog {
         self.socket = Some(socket);
         Ok(())
     }
-
-    fn hand_over(&mut self, message: &str) -> io::Result<()> {
-        // A daemon that was restarted has another socket behind the same name.
-        self.send(message.as_bytes())
-            .or_else(|_| self.send(message.as_bytes()))
-    }
 }
 
-impl Sink for Syslog {
-    fn write(&mut self, alert: &Alert, _give_up: &AtomicBool) -> io::Result<()> {
-        self.hand_over(&message(alert))
+impl Remote for Syslog {
+    fn name(&self) -> String {
+        format!("the syslog daemon at `{}`", self.path.display())
     }
 
-    fn tell(&mut self, deed: &Deed, _give_up: &AtomicBool) -> io::Result<()> {
-        self.hand_over(&deed::syslog_message(deed))
+    fn spell(&self, alert: &Alert, entry: &mut Vec<u8>) {
+        entry.extend_from_slice(message(alert).as_bytes());
+    }
+
+    fn spell_deed(&self, deed: &Deed, entry: &mut Vec<u8>) {
+        entry.extend_from_slice(deed::syslog_message(deed).as_bytes());
+    }
+
+    fn attempt(&mut self, _sequence: Option<u64>, message: &[u8]) -> io::Result<()> {
+        match self.send(message) {
+            // A daemon that was restarted has another socket behind the same name.
+            Err(error) if !is_full(&error) => self.send(message),
+            other => other,
+        }
     }
 }
 
@@ -182,6 +188,11 @@ fn level(severity: Severity) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::super::Sink as _;
+    use super::super::waiting::Waiting;
     use super::*;
     use crate::alert::sample;
 
@@ -190,7 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let daemon = UnixDatagram::bind(&path).unwrap();
-        let mut syslog = Syslog::at(&path);
+        let mut syslog = Waiting::new(Syslog::at(&path), None, Arc::default());
         let alert = sample::alert(
             &sample::rule("A \"]\" rule", "r-1", "high"),
             sample::CHAIN,
@@ -216,12 +227,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let first = UnixDatagram::bind(&path).unwrap();
-        let mut syslog = Syslog::at(&path);
+        let mut syslog = Waiting::new(Syslog::at(&path), None, Arc::default());
         let alert = sample::alert(&sample::rule("R", "r-1", "low"), sample::CHAIN, 0);
         syslog.write(&alert, &AtomicBool::new(false)).unwrap();
         drop(first);
         std::fs::remove_file(&path).unwrap();
-        assert!(syslog.write(&alert, &AtomicBool::new(false)).is_err());
+        assert!(syslog.write(&alert, &AtomicBool::new(true)).is_err());
         let second = UnixDatagram::bind(&path).unwrap();
         syslog.write(&alert, &AtomicBool::new(false)).unwrap();
         assert!(second.recv(&mut [0; 1 << 12]).unwrap() > 0);
