@@ -257,7 +257,7 @@ fn preemption(facts: &Facts) -> Line {
     let text = format!(
         "{mode}: another task can run in the middle of a program, and the kernel skips the program for that task. Programs are \
          attached twice for it, for creations three times, those on functions for modifications once: of 4000 files that 32 workers \
-         made at once in an emulated guest, at most 31 were skipped, where a program that is there once skips 420 to 870. What is skipped is told as lost"
+         made at once in an emulated guest, at most 41 were skipped, where a program that is there once skips 420 to 870. What is skipped is told as lost"
     );
     if !before_7_0 {
         // Newer kernels have no mode without it.
