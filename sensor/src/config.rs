@@ -155,6 +155,8 @@ pub struct Engine {
     pub idle: Duration,
     /// Combinations of terms one rule remembers, keys one rule counts by.
     pub terms_max: usize,
+    /// Most of a processor that one rule may take, in percent; 0 for no bound.
+    pub rule_percent_max: usize,
 }
 
 /// Bounds of the process table.
@@ -239,6 +241,7 @@ impl Default for Engine {
             keys_per_event_max: 256,
             idle: Duration::from_secs(3600),
             terms_max: 10_000,
+            rule_percent_max: 80,
         }
     }
 }
@@ -562,20 +565,14 @@ impl<'t> Reader<'t> {
 
     fn engine(&mut self, table: &mut Table<'t>, engine: &mut Engine) {
         self.count(table, "partials_max", 1..=1 << 24, &mut engine.partials_max);
-        self.count(
-            table,
-            "partial_bytes_max",
-            1 << 20..=1 << 36,
-            &mut engine.partial_bytes_max,
-        );
-        self.count(
-            table,
-            "keys_per_event_max",
-            1..=65_536,
-            &mut engine.keys_per_event_max,
-        );
+        let bytes = &mut engine.partial_bytes_max;
+        self.count(table, "partial_bytes_max", 1 << 20..=1 << 36, bytes);
+        let keys = &mut engine.keys_per_event_max;
+        self.count(table, "keys_per_event_max", 1..=65_536, keys);
         self.seconds(table, "idle_s", 1..=86_400 * 30, &mut engine.idle);
         self.count(table, "terms_max", 1..=1 << 24, &mut engine.terms_max);
+        let percent = &mut engine.rule_percent_max;
+        self.count(table, "rule_percent_max", 0..=100, percent);
     }
 
     fn processes(&mut self, table: &mut Table<'t>, processes: &mut Processes) {

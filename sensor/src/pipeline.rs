@@ -44,7 +44,7 @@ mod record_log;
 mod sight;
 
 pub use clock::boot_ns;
-pub(crate) use clock::wall_offset_ns;
+pub(crate) use clock::{thread_ns, wall_offset_ns};
 pub use fault::{Fault, UnknownFault};
 use going_on::{Own, Resumed, keep_programs, log_absence, resume};
 pub use going_on::{Recalled, Remembered};

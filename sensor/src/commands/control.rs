@@ -229,6 +229,11 @@ fn status_text(state: &Value) -> String {
             let _ = write!(rules, ", {count} {verdict}");
         }
     }
+    let sampled = state.pointer("/rules/sampled").and_then(Value::as_array);
+    if let Some(sampled) = sampled.filter(|sampled| !sampled.is_empty()) {
+        // A String takes any write.
+        let _ = write!(rules, ", {} too dear and sampled", sampled.len());
+    }
     let on_trial = number(state, "/rules/on_trial");
     if on_trial > 0 {
         let _ = write!(rules, "; {on_trial} on trial");

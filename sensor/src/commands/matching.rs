@@ -18,7 +18,7 @@ use crate::alert;
 use crate::control::recent::Recent;
 use crate::control::state::State;
 use crate::control::{Ask, Desk, Tail};
-use crate::engine::{self, Engine, Match, Snapshot, Tally};
+use crate::engine::{self, Engine, Match, SAMPLED_ONE_IN, Snapshot, Tally};
 use crate::event::{Event, Evidence, Gauge};
 use crate::output::handed::{Earlier, Handed};
 use crate::output::{Outputs, lifecycle};
@@ -32,6 +32,7 @@ use crate::tuning::{Gate, Hidden};
 use crate::watchdog::{Pulse, Stage};
 
 use super::baselines::{Baselines, forgotten};
+use super::dear::Dear;
 use super::keeping::{Job, Keeping};
 use super::on_trial::OnTrial;
 use super::programs::Programs;
@@ -79,6 +80,7 @@ pub(super) struct Matching {
     responder: Option<Responder>,
     /// Numbers that alerts had in the last run, by what they are about.
     again: HashMap<u128, VecDeque<u64>>,
+    dear: Dear,
     /// Told which stage is at work.
     pulse: Arc<Pulse>,
     started: Instant,
@@ -113,6 +115,7 @@ impl Matching {
             handed: None,
             responder: None,
             again: HashMap::new(),
+            dear: Dear::new(set.config.engine.rule_percent_max),
             pulse,
             started: now,
             told: (now, String::new()),
@@ -334,6 +337,8 @@ impl Matching {
             roster: Arc::clone(&self.roster),
             counters: self.engine.counters().to_vec(),
             costs: self.engine.costs().to_vec(),
+            sampled: self.engine.sampled().to_vec(),
+            passed_over: self.engine.passed_over().to_vec(),
             alerts: self.by_rule.clone(),
             alerts_total: self.alerts.count(),
             hidden: self.hidden(),
@@ -352,6 +357,34 @@ impl Matching {
             now_ns: status.now_ns,
         };
         let _ = to.try_send(state);
+    }
+
+    /// Has rules that are too dear look at a part of their events, and others at all of them again.
+    fn weigh(&mut self, now_ns: u64) {
+        let used_ns = pipeline::thread_ns();
+        for change in self.dear.look(now_ns, used_ns, self.engine.costs()) {
+            self.engine.sample(change.rule, change.is_sampled);
+            let Some(rule) = self.roster.iter().nth(change.rule) else {
+                continue;
+            };
+            if change.is_sampled {
+                tracing::warn!(
+                    target: lifecycle::DEAR,
+                    percent = change.percent,
+                    rule.id = rule.id,
+                    "rule `{}` took {} % of a processor for 20 s; it looks at one event in {SAMPLED_ONE_IN} until it is cheaper, \
+                     and may miss what it is about",
+                    rule.name,
+                    change.percent
+                );
+            } else {
+                tracing::info!(
+                    rule.id = rule.id,
+                    "rule `{}` is cheap enough again and looks at every event",
+                    rule.name
+                );
+            }
+        }
     }
 
     /// New rules in place of the old. What they leave behind is freed on another thread.
@@ -393,6 +426,7 @@ impl Matching {
         self.gate.tell();
         self.hidden_before = self.hidden();
         self.gate = set.gate;
+        self.dear = Dear::new(set.config.engine.rule_percent_max);
         self.alerts.next_generation(&mut set.table);
         let old = (
             std::mem::replace(&mut self.engine, set.engine),
@@ -542,6 +576,9 @@ impl Consumer for Matching {
         }
         self.serve(status);
         self.tell(status);
+        if self.dear.is_due(status.now_ns) {
+            self.weigh(status.now_ns);
+        }
         if self.baselines.is_due() {
             self.baselines.keep(&self.engine, &self.roster);
         }

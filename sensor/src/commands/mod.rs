@@ -8,6 +8,7 @@ pub mod check;
 pub mod config;
 pub mod control;
 mod cost;
+mod dear;
 pub mod doctor;
 pub mod explain;
 mod explain_form;

@@ -32,6 +32,10 @@ pub struct State {
     /// By rule number.
     pub counters: Vec<RuleCounters>,
     pub costs: Vec<Cost>,
+    /// Rules that look at a part of their events.
+    pub sampled: Vec<usize>,
+    /// Events that each rule left out so.
+    pub passed_over: Vec<u64>,
     /// Alerts by rule number.
     pub alerts: Vec<u64>,
     /// Alerts of all rules there ever were.
@@ -150,6 +154,7 @@ impl State {
                 "on_trial": self.roster.on_trial().len(),
                 "failed": self.roster.failed.len(),
                 "skipped": self.roster.skipped.len(),
+                "sampled": self.sampled_rules(),
             },
             "events": {
                 "records": self.received,
@@ -222,6 +227,13 @@ impl State {
         running.chain(failed).collect()
     }
 
+    /// Ids of the rules that look at a part of their events.
+    fn sampled_rules(&self) -> Vec<&str> {
+        let rules = self.roster.iter().enumerate();
+        let sampled = rules.filter(|(number, _)| self.sampled.contains(number));
+        sampled.map(|(_, rule)| &*rule.id).collect()
+    }
+
     pub(super) fn rule(&self, number: usize, listed: &Listed, sight: &Sight) -> Value {
         let rule = &listed.rule;
         let (verdict, why) = verdict(listed, sight);
@@ -235,6 +247,8 @@ impl State {
             "severity": rule.severity.name(),
             "risk_score": rule.risk_score,
             "on_trial": listed.on_trial,
+            "sampled": self.sampled.contains(&number),
+            "events_passed_over": self.passed_over.get(number).copied().unwrap_or_default(),
             "path": shown(&rule.path),
             "query": rule.query_text,
             "actions": rule.actions.iter().map(ToString::to_string).collect::<Vec<_>>(),

@@ -8,6 +8,9 @@ use std::time::Instant;
 /// One event in so many is timed. Odd, so that no regular stream keeps out of its way.
 const SAMPLE: u64 = 31;
 
+/// A rule that is sampled looks at one event in so many.
+pub const SAMPLED_ONE_IN: u64 = 16;
+
 /// What one rule cost so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cost {

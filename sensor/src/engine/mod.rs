@@ -34,7 +34,7 @@ mod turn;
 mod value_cache;
 
 pub use compile::CompileError;
-pub use cost::Cost;
+pub use cost::{Cost, SAMPLED_ONE_IN};
 pub use explain::Single;
 pub use reorder::Reorder;
 pub use snapshot::{Restored, Snapshot};
@@ -247,6 +247,8 @@ impl Builder {
             scratch: leaves.scratch(),
             counters: vec![RuleCounters::default(); rules],
             costs: vec![Cost::default(); rules],
+            sampled: Vec::new(),
+            passed_over: vec![0; rules],
             woken: vec![(0, false); plans.len()],
             armed,
             clocks: Clocks {
@@ -297,6 +299,9 @@ pub struct Engine<E> {
     states: Vec<RuleState<E>>,
     counters: Vec<RuleCounters>,
     costs: Vec<Cost>,
+    /// Rules too dear to look at every event; mostly none.
+    sampled: Vec<usize>,
+    passed_over: Vec<u64>,
     needed: Vec<FieldId>,
     lineage: Option<LineageFields>,
     processes: Processes,
@@ -421,6 +426,9 @@ impl<E: Fields + Clone> Engine<E> {
         for i in 0..self.touched.len() {
             let plan = self.touched.get(i).map_or(0, |p| *p as usize);
             let rule = self.plans.get(plan).map_or(usize::MAX, |plan| plan.rule);
+            if !self.sampled.is_empty() && self.is_passed_over(plan, rule, ordinal.arrival) {
+                continue;
+            }
             let begun = self
                 .costs
                 .get_mut(rule)
@@ -436,6 +444,38 @@ impl<E: Fields + Clone> Engine<E> {
             self.processes.leave(fields, event, earned, self.now_ns);
         }
         self.sweep_one(matches);
+    }
+
+    /// Whether this event is one that a sampled rule leaves out; then it is counted, and wakes the rule no longer.
+    fn is_passed_over(&mut self, plan: usize, rule: usize, arrival: u64) -> bool {
+        if arrival.is_multiple_of(SAMPLED_ONE_IN) || !self.sampled.contains(&rule) {
+            return false;
+        }
+        if let Some(woken) = self.woken.get_mut(plan) {
+            *woken = (0, false);
+        }
+        if let Some(passed_over) = self.passed_over.get_mut(rule) {
+            *passed_over += 1;
+        }
+        true
+    }
+
+    /// Has a rule look at one event in [`SAMPLED_ONE_IN`] from now on, or at all of them again. What it then misses it misses.
+    pub fn sample(&mut self, rule: usize, is_sampled: bool) {
+        self.sampled.retain(|sampled| *sampled != rule);
+        if is_sampled {
+            self.sampled.push(rule);
+        }
+    }
+
+    /// Events that each rule would have looked at while it was sampled, by rule number.
+    pub fn passed_over(&self) -> &[u64] {
+        &self.passed_over
+    }
+
+    /// Rules that are sampled.
+    pub fn sampled(&self) -> &[usize] {
+        &self.sampled
     }
 
     /// Evaluates the filters and notes who they wake. Returns the marks the event earns its process.

@@ -251,6 +251,36 @@ fn event_queries_any_category_and_negation() {
     assert_eq!(ids(&mut s, event(any)), [1, 2, 3]);
 }
 
+#[test]
+fn a_sampled_rule_looks_at_one_event_in_sixteen_and_the_others_at_all() {
+    let mut s = Stream::new();
+    for ms in 0..160 {
+        s.add(ms, "process", &[("a", "x")]);
+    }
+    let mut builder = Builder::new(Limits::default());
+    for rule in 0..2 {
+        let form = Form::Event(filter("process", is("a", &["x"])));
+        let pipes = Vec::new();
+        builder.add(rule, &Query { form, pipes }).unwrap();
+    }
+    let mut engine = builder.build(&mut s.table).unwrap();
+    let matches_of = |engine: &mut Engine<Arc<Row>>| {
+        let mut found = Vec::new();
+        for event in &s.events {
+            engine.process(event, &mut found);
+        }
+        [0, 1].map(|rule| found.iter().filter(|found| found.rule == rule).count())
+    };
+    assert_eq!(matches_of(&mut engine), [160, 160]);
+    engine.sample(1, true);
+    assert_eq!(engine.sampled(), [1]);
+    assert_eq!(matches_of(&mut engine), [160, 10]);
+    assert_eq!(engine.passed_over(), [0, 150]);
+    engine.sample(1, false);
+    assert_eq!(matches_of(&mut engine), [160, 160]);
+    assert_eq!(engine.passed_over(), [0, 150]);
+}
+
 /// A pair of stages both satisfied by every event: descending order keeps one event out of two places of one match.
 #[test]
 fn one_event_never_fills_two_steps_of_a_match() {

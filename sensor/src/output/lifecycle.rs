@@ -22,6 +22,7 @@ pub const GAP: &str = "sensor::gap";
 pub const OUTPUT_FAILS: &str = "sensor::output_fails";
 pub const OUTPUT_WORKS: &str = "sensor::output_works";
 pub const DROPPED: &str = "sensor::dropped";
+pub const DEAR: &str = "sensor::dear";
 /// Of what was done about an alert: an entry of its own, not a log message.
 pub const RESPONSE: &str = "sensor::response";
 
@@ -79,6 +80,14 @@ pub const MOMENTS: &[Moment] = &[
                       before), refused (it must not be killed), failed or limited (so many were killed within a minute already).\n\
                       The alert it is about: journalctl SENSOR_ALERT_SEQ=@SENSOR_ALERT_SEQ@ SENSOR_RULE_ID=@SENSOR_RULE_ID@\n\
                       Processes are killed only while the settings say so: table [response]; eql-sensor config cat",
+    },
+    Moment {
+        target: DEAR,
+        message_id: "a0f3a24b0e5d4a6f9a3b6f0c1d6f7a08",
+        subject: "A rule costs too much",
+        explanation: "It took more of a processor than settings allow one rule (engine.rule_percent_max), so that it looks at a part of its\n\
+                      events until it is cheaper: it may miss what it is about. What each rule costs: eql-sensor top\n\
+                      What makes it dear: eql-sensor cost RULE. Narrow it, or hide it by a link to /dev/null.",
     },
 ];
 

@@ -1,4 +1,4 @@
-//! The clocks: boot time, which orders events, and how far wall time is from it, for people.
+//! The clocks: boot time, which orders events, how far wall time is from it, for people, and what a thread used.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -14,6 +14,11 @@ pub(crate) fn wall_offset_ns() -> i64 {
     let wall = nanoseconds(ClockId::Realtime);
     let after = nanoseconds(ClockId::Boottime);
     wall - before - (after - before) / 2
+}
+
+/// Processor time of the running thread.
+pub(crate) fn thread_ns() -> u64 {
+    u64::try_from(nanoseconds(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 fn nanoseconds(clock: ClockId) -> i64 {
