@@ -80,10 +80,11 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Has a state written of the moment before the first record is taken, then the programs kept. Neither is of use without the
-    /// other: records that no state goes before are lost in a kill, and a state of other programs counts other records.
+    /// Has a state written of the moment before the first record is taken, then the programs kept if they are not. Neither is of use
+    /// without the other: records that no state goes before are lost in a kill, and a state of other programs counts other records.
+    /// What was taken again is covered by it: one kill soon after another has not more to take each time.
     pub(super) async fn keep_first<C: Consumer>(&mut self, consumer: &mut C) {
-        if self.unkept.is_none() {
+        if self.log.is_none() {
             return;
         }
         consumer.keep(self.remember(false), &self.status);
